@@ -179,7 +179,11 @@ pub(super) fn unknown_end(run: &StoredRun, status: &Status) -> RunOutcome {
     let never_asked = run.phase == Phase::Planned;
     let never_begun = run.phase == Phase::Beginning && run.begin.instance == status.instance;
     if never_asked || never_begun {
-        let reason = "nlmctl ended before the run began: nothing was touched";
+        let reason = if never_asked {
+            "nlmctl ended before the run began: nothing was touched"
+        } else {
+            "nlmctl ended while the run began: no lock was dropped, as far as was seen"
+        };
         return end_without_result(Outcome::Failed, reason.into(), None);
     }
     if run.begin.instance == status.instance {

@@ -35,15 +35,6 @@ pub struct Dropped {
     pub notes: Vec<String>,
 }
 
-/// What a controller that died had left undone.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Recovered {
-    /// What was put back, for the record.
-    pub lines: Vec<String>,
-    /// Whether it may have begun to drop locks: what is held now may be there by luck.
-    pub may_have_dropped: bool,
-}
-
 /// What one client's release was seen to do.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ClientReleased {
@@ -103,7 +94,7 @@ pub fn client_row(
 /// grace period. [`Adapter`](super::Adapter) makes a lock manager of it.
 ///
 /// A method that only looks changes nothing and may be called at any time, from several tasks.
-/// `recover`, `raise_state`, `begin`, `end_grace` and `finish` are called by one process at a time.
+/// `recover`, `raise_state`, `begin`, `finish_drop`, `recorded`, `end_grace` and `finish` are called by one process at a time.
 #[async_trait]
 pub trait Backend: Send + Sync + 'static {
     /// What kind it is.
@@ -143,8 +134,13 @@ pub trait Backend: Send + Sync + 'static {
         Ok(Vec::new())
     }
 
-    /// Puts back what a controller that died left undone, and says what that was.
-    async fn recover(&self) -> Result<Recovered, ManagerError>;
+    /// Whether a controller that died may have begun to drop locks: what is held now may be there by luck. Only looks.
+    async fn may_have_dropped(&self) -> Result<bool, ManagerError>;
+    /// Puts back what a controller that died left changed, and says what that was. Commands that only look
+    /// call it too, so it begins no drop.
+    async fn recover(&self) -> Result<Vec<String>, ManagerError> {
+        Ok(Vec::new())
+    }
     /// Makes `state` its NSM state number, durably.
     async fn raise_state(&self, state: NsmState) -> Result<(), ManagerError>;
     /// Starts grace before anything is dropped, where that can be a step of its own; true if it did.
@@ -156,6 +152,15 @@ pub trait Backend: Send + Sync + 'static {
     /// and starts a grace period, for `grace` if it can be chosen; answers once that was seen. After a
     /// refusal every lock is held as before.
     async fn begin(&self, grace: Duration) -> Result<Dropped, ManagerError>;
+    /// Finishes a drop that a controller did not live to see the end of, for the one that resumes its run, before any
+    /// notice. Says what it did; nothing if nothing was left to do.
+    async fn finish_drop(&self) -> Result<Vec<String>, ManagerError> {
+        Ok(Vec::new())
+    }
+    /// The run's file says by now what was dropped: nothing else has to.
+    async fn recorded(&self) -> Result<(), ManagerError> {
+        Ok(())
+    }
     async fn end_grace(&self) -> Result<GraceEnd, ManagerError>;
     /// Leaves the manager as a run should: called once more after its end.
     async fn finish(&self) -> Result<Vec<String>, ManagerError>;

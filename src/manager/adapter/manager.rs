@@ -115,7 +115,7 @@ impl<B: Backend> LockManager for Adapter<B> {
             if active.phase == Phase::Beginning {
                 return refused(RefusalCode::RunActive, format!("another nlmctl is beginning run {}", args.run));
             }
-            return Ok(Self::begun(&active, names));
+            return Ok(Self::begun(&*self.finish_drop(active).await?, names));
         }
         if self.ended(args.run).await?.is_some() {
             return refused(RefusalCode::WrongPhase, format!("run {} is over", args.run));

@@ -44,7 +44,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-pub use backend::{Backend, ClientReleased, Dropped, GraceEnd, Identity, LocksReleased, Recovered, client_row};
+pub use backend::{Backend, ClientReleased, Dropped, GraceEnd, Identity, LocksReleased, client_row};
 pub use compare::{LocalLock, Snapshot};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

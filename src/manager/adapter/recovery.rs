@@ -92,21 +92,51 @@ impl<B: Backend> Adapter<B> {
 
     /// What the last driver left. Read with the right to drive: until then that one may have gone on.
     async fn take_over(&self) -> Result<Option<Arc<RunRecord>>, ManagerError> {
-        let left = self.left().await?;
+        let mut left = self.left().await?;
+        if let Some(run) = left.as_ref().filter(|run| run.phase == Phase::Beginning)
+            && self.backend.may_have_dropped().await?
+        {
+            // What is put back may take the mark away, and what it says must stay.
+            left = Some(self.keep(RunRecord { may_have_dropped: true, ..(**run).clone() }).await?);
+        }
         let done = self.backend.recover().await?;
-        for line in done.lines {
+        self.say_recovered(done);
+        match left {
+            Some(run) => self.recover(run).await,
+            None => {
+                self.backend.recorded().await?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn say_recovered(&self, lines: Vec<String>) {
+        for line in lines {
             tracing::warn!("{line}");
             self.state().view.event("recovered", line);
         }
-        match left {
-            Some(run) if done.may_have_dropped && run.phase == Phase::Beginning => {
-                // The mark is gone now, and what it says must not be.
-                let run = self.keep(RunRecord { may_have_dropped: true, ..(*run).clone() }).await?;
-                self.recover(run).await
-            }
-            Some(run) => self.recover(run).await,
-            None => Ok(None),
-        }
+    }
+
+    /// The run that a controller found and resumes, with its drop finished: until then no notice may leave.
+    pub(super) async fn finish_drop(&self, run: Arc<RunRecord>) -> Result<Arc<RunRecord>, ManagerError> {
+        let _turn = self.turn.lock().await;
+        let mine = {
+            let state = self.state();
+            state.run.clone().filter(|mine| state.driving.is_some() && mine.id() == run.id())
+        };
+        let Some(mine) = mine.filter(|mine| mine.phase == Phase::Grace && !mine.notices_begun) else { return Ok(run) };
+        let done = self.backend.finish_drop().await?;
+        let run = if done.is_empty() {
+            mine
+        } else {
+            let spared = compare(&mine.before, &self.backend.sight().await?).held();
+            let run = self.keep(RunRecord { spared, ..(*mine).clone() }).await?;
+            self.state().view.start(&run);
+            run
+        };
+        self.say_recovered(done);
+        self.backend.recorded().await?;
+        Ok(run)
     }
 
     /// The truth about a run that is not over on disk. This process drives.
@@ -115,6 +145,10 @@ impl<B: Backend> Adapter<B> {
         let in_grace = self.backend.in_grace().await?;
         match run.phase {
             Phase::Beginning => self.recover_beginning(run, life, in_grace).await,
+            // A manager that ended while its drop was being finished.
+            Phase::Grace if life != run.life && run.may_have_dropped && !run.notices_begun => {
+                self.recover_beginning(run, life, in_grace).await
+            }
             Phase::Grace if life != run.life => {
                 let reason = "the lock manager was restarted in the middle of the run";
                 self.end_unwatched((*run).clone(), Outcome::Superseded, reason).await?;

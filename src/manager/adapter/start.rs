@@ -162,6 +162,7 @@ impl<B: Backend> Adapter<B> {
             ..(*run).clone()
         };
         let run = self.keep(begun).await?;
+        self.backend.recorded().await?;
         let mut state = self.state();
         state.view.start(&run);
         let what = if run.soft { "held" } else { "dropped" };

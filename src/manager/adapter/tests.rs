@@ -35,8 +35,12 @@ struct World {
     dies: Option<Dies>,
     drops: usize,
     recovered: usize,
-    /// What recovery finds: a mark that the drop may have begun. It is gone then.
+    /// A mark that the drop may have begun.
     mark: bool,
+    /// Whether it leaves that mark until the drop is recorded; else recovery takes it away.
+    leaves_mark: bool,
+    /// How often a drop was finished.
+    finished: usize,
     /// How often it cannot say who it is.
     unanswered: usize,
     /// How often it cannot be made to end its grace.
@@ -135,11 +139,29 @@ impl Backend for Fake {
     async fn cautions(&self) -> Result<Vec<Caution>, ManagerError> {
         Ok(self.with(|world| world.cautions.clone()))
     }
-    async fn recover(&self) -> Result<Recovered, ManagerError> {
+    async fn may_have_dropped(&self) -> Result<bool, ManagerError> {
+        Ok(self.with(|world| world.mark))
+    }
+    async fn recover(&self) -> Result<Vec<String>, ManagerError> {
         self.with(|world| {
             world.recovered += 1;
-            Ok(Recovered { lines: Vec::new(), may_have_dropped: std::mem::take(&mut world.mark) })
+            world.mark &= world.leaves_mark;
+        });
+        self.identity().await.map(|_| Vec::new())
+    }
+    async fn finish_drop(&self) -> Result<Vec<String>, ManagerError> {
+        self.with(|world| {
+            if !world.mark {
+                return Ok(Vec::new());
+            }
+            world.finished += 1;
+            world.locks.clear();
+            Ok(vec!["finished".into()])
         })
+    }
+    async fn recorded(&self) -> Result<(), ManagerError> {
+        self.with(|world| world.mark = false);
+        Ok(())
     }
     async fn raise_state(&self, state: NsmState) -> Result<(), ManagerError> {
         self.with(|world| world.state = state);
@@ -172,6 +194,7 @@ impl Backend for Fake {
             world.in_grace = true;
             if !world.soft {
                 world.drops += 1;
+                world.mark = world.leaves_mark;
                 let missed = world.missed;
                 world.locks.truncate(missed);
                 // Where records go with the last lock.
@@ -244,6 +267,8 @@ impl Host {
             drops: 0,
             recovered: 0,
             mark: false,
+            leaves_mark: false,
+            finished: 0,
             unanswered: 0,
             stuck: 0,
             lingers: false,

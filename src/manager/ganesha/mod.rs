@@ -13,8 +13,9 @@
 //!
 //! What must hold: NFSv4 state is never touched ([`bus`] cannot say the event that expires clients).
 //! Grace is seen to be on before a lock goes, its clock starts again when all are gone, and it ends
-//! when Ganesha ends it, which is observed, not computed. An interrupted release is
-//! finished before any notice leaves: a file in nlmctl's state directory says that one is in progress.
+//! when Ganesha ends it, which is observed, not computed. A file in nlmctl's state directory says that a
+//! release is in progress, until its run's file says that it is done. One that was interrupted is finished when
+//! its run is resumed, before any notice leaves; a command that only looks leaves it as it is.
 //!
 //! [`cautions`] says what does not hold: among others, Ganesha 4.3 leaks a descriptor for each
 //! owner and file that it releases, and crashes on NLM SHARE reservations.
@@ -52,7 +53,7 @@ use self::clients::LastCount;
 use self::error::ENDPOINT;
 use self::process::Server;
 use super::adapter::run_files::RunFiles;
-use super::adapter::{Adapter, Backend, ClientReleased, Dropped, GraceEnd, Identity, Recovered, Snapshot};
+use super::adapter::{Adapter, Backend, ClientReleased, Dropped, GraceEnd, Identity, Snapshot};
 use super::{Caution, ManagerError};
 use crate::host::{Machine, StatdDir, StatdDirError, own_names};
 use crate::nsm::roster::{self, Roster};
@@ -265,8 +266,8 @@ impl Backend for Ganesha {
         Ok(cautions::of_a_release(shares_network))
     }
 
-    async fn recover(&self) -> Result<Recovered, ManagerError> {
-        self.finish_release().await
+    async fn may_have_dropped(&self) -> Result<bool, ManagerError> {
+        Ok(self.marked().await?.is_some())
     }
     async fn raise_state(&self, state: NsmState) -> Result<(), ManagerError> {
         blocking(move || Ok(statd()?.write_state(state)?)).await.map_err(|error| {
@@ -284,6 +285,12 @@ impl Backend for Ganesha {
             return Ok(Dropped { grace, before: None, notes: vec!["no lock was released: a soft run".into()] });
         }
         Ok(Dropped { grace, before: None, notes: self.release_all().await? })
+    }
+    async fn finish_drop(&self) -> Result<Vec<String>, ManagerError> {
+        self.finish_release().await
+    }
+    async fn recorded(&self) -> Result<(), ManagerError> {
+        Ok(self.unmark().await?)
     }
     async fn end_grace(&self) -> Result<GraceEnd, ManagerError> {
         if self.in_grace().await? {

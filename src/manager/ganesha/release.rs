@@ -3,7 +3,7 @@
 //! ```text
 //! "1:" grace, waiters cancelled -> grace seen -> mark on disk -> "5:ADDRESS" for each address
 //!   -> until nothing is left: look; every second "0:", so that grace outlasts it
-//!   -> "0:" the whole grace for clients -> grace seen -> mark removed
+//!   -> "0:" the whole grace for clients -> grace seen -> the run's file says so -> mark removed
 //! ```
 
 use std::collections::{BTreeSet, HashSet};
@@ -20,7 +20,7 @@ use super::process::Server;
 use super::{Ganesha, GaneshaError, blocking, clients, refused};
 use crate::host::{self, FileError, Lock};
 use crate::manager::ManagerError;
-use crate::manager::adapter::{ClientReleased, Recovered};
+use crate::manager::adapter::ClientReleased;
 use crate::rpc::client::{Request, Retransmit, UdpClient};
 use crate::rpc::program::{Host, Listener, ProgramError};
 use crate::rpc::udp::UdpEndpoint;
@@ -59,7 +59,12 @@ impl Ganesha {
         let write = move || host::replace(&path, life.as_bytes(), 0o600).map_err(FileError::write(&path));
         blocking(move || Ok(write()?)).await
     }
-    async fn unmark(&self) -> Result<(), GaneshaError> {
+    /// The life of the Ganesha that a release was begun of.
+    pub(super) async fn marked(&self) -> Result<Option<Vec<u8>>, GaneshaError> {
+        let path = self.mark();
+        blocking(move || Ok(host::read_if_there(&path).map_err(FileError::read(&path))?)).await
+    }
+    pub(super) async fn unmark(&self) -> Result<(), GaneshaError> {
         let path = self.mark();
         blocking(move || Ok(host::remove(&path).map_err(FileError::write(&path))?)).await
     }
@@ -108,7 +113,6 @@ impl Ganesha {
         let notes = self.until_released().await?;
         // Clients are told from here on: the whole grace is theirs.
         self.start_grace(GraceEvent::Start).await?;
-        self.unmark().await?;
         Ok(notes)
     }
 
@@ -167,17 +171,15 @@ impl Ganesha {
     }
 
     /// Finishes a release that an earlier process did not see to its end. No notice has left since.
-    pub(super) async fn finish_release(&self) -> Result<Recovered, ManagerError> {
-        let Ok(marked) = tokio::fs::read(self.mark()).await else { return Ok(Recovered::default()) };
-        let mut found = Recovered { lines: Vec::new(), may_have_dropped: true };
+    pub(super) async fn finish_release(&self) -> Result<Vec<String>, ManagerError> {
+        let Some(marked) = self.marked().await? else { return Ok(Vec::new()) };
         let life = self.look(Server::life).await?;
         if marked != life.as_bytes() || !self.bus().await?.in_grace().await.map_err(GaneshaError::from)? {
-            self.unmark().await?;
-            return Ok(found);
+            return Ok(Vec::new());
         }
-        found.lines.push("nlmctl had ended while Ganesha released locks: released again, to the end".to_owned());
-        found.lines.extend(self.release_or_tell().await?);
-        Ok(found)
+        let mut lines = vec!["nlmctl had ended while Ganesha released locks: released again, to the end".to_owned()];
+        lines.extend(self.release_or_tell().await?);
+        Ok(lines)
     }
 
     /// Releases one client's locks: `name` is its name in statd's records. Who waits for them gets

@@ -78,8 +78,7 @@ use self::saved::Saved;
 use self::v4::{Grace, V4};
 use super::adapter::run_files::RunFiles;
 use super::adapter::{
-    Adapter, Backend, ClientReleased, Dropped, GraceEnd, Identity, LocksReleased, Recovered, Snapshot, client_row,
-    instance_of,
+    Adapter, Backend, ClientReleased, Dropped, GraceEnd, Identity, LocksReleased, Snapshot, client_row, instance_of,
 };
 use super::{Caution, ManagerError, Owners, Weight};
 use crate::host::{self, FileError, Lockd, Machine, ReplyRoute, StatdDir, StatdDirError, may_administer_network};
@@ -375,7 +374,10 @@ impl Backend for Knfsd {
         self.blocking(Self::look_ahead).await.map_err(KnfsdError::unanswered)
     }
 
-    async fn recover(&self) -> Result<Recovered, ManagerError> {
+    async fn may_have_dropped(&self) -> Result<bool, ManagerError> {
+        self.blocking(|this| Ok(Saved::find(&this.dir)?.is_some())).await.map_err(KnfsdError::unanswered)
+    }
+    async fn recover(&self) -> Result<Vec<String>, ManagerError> {
         let left = self.blocking(|this| {
             let route = remove_route()?;
             guard::wait_for_another(&this.dir)?;
@@ -393,10 +395,10 @@ impl Backend for Knfsd {
         }
         let route = route.then(|| "removed the routing rule of a release that was killed".to_owned());
         let mut lines = Vec::from_iter(route);
-        let Some(saved) = saved else { return Ok(Recovered { lines, may_have_dropped: false }) };
+        let Some(saved) = saved else { return Ok(lines) };
         let put_back = self.blocking(move |this| saved.put_back(&this.machine, &this.dir)).await;
         lines.extend(put_back.map_err(KnfsdError::unanswered)?);
-        Ok(Recovered { lines, may_have_dropped: true })
+        Ok(lines)
     }
     async fn raise_state(&self, state: NsmState) -> Result<(), ManagerError> {
         self.blocking(move |this| Ok(this.statd()?.write_state(state)?)).await.map_err(KnfsdError::refused)

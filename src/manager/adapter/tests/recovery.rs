@@ -215,12 +215,52 @@ async fn a_drop_that_left_a_lock_goes_on_in_its_grace_and_that_one_is_kept() {
 #[tokio::test]
 async fn locks_that_could_not_be_listed_count_as_dropped_where_a_mark_is_found() {
     let host = Host::new();
-    host.with(|world| world.locks.clear());
+    host.with(|world| (world.leaves_mark, world.locks) = (true, Vec::new()));
     let run = killed(&host, Dies::AfterTheDrop).await;
-    host.with(|world| (world.in_grace, world.mark) = (false, true));
+    host.with(|world| world.in_grace = false);
     let next = host.driver();
     assert_eq!(next.result(run).await.unwrap().outcome, Outcome::Superseded);
     assert!(owes(&next).await);
+}
+
+#[tokio::test]
+async fn a_drop_is_finished_by_who_resumes_its_run_and_by_nobody_who_only_looks() {
+    let host = Host::new();
+    // The first lock is not released yet, and goes when the drop is finished.
+    host.with(|world| (world.leaves_mark, world.missed) = (true, 1));
+    let run = killed(&host, Dies::AfterTheDrop).await;
+    let next = host.driver();
+    assert_eq!(counts(&next.status().await.unwrap()), (3, 2, 0));
+    next.unfetched().await.unwrap();
+    drop(next);
+    let next = host.driver();
+    next.status().await.unwrap();
+    assert_eq!(host.with(|world| (world.mark, world.finished)), (true, 0));
+    let args = BeginArgs { run, ..begin_args(&next, 1).await };
+    next.begin(&args).await.unwrap();
+    assert_eq!(host.with(|world| (world.mark, world.finished)), (false, 1));
+    assert_eq!(counts(&told(&next, run).await), (3, 3, 0));
+    next.begin(&args).await.unwrap();
+    assert_eq!(host.with(|world| world.finished), 1);
+    host.comes_back(&[lock("a", 0), lock("a", 100), lock("b", 0)]);
+    assert_eq!(settle(&next, run, SETTLE_EARLY).await.unwrap().counts.reclaimed, 3);
+}
+
+#[tokio::test]
+async fn a_manager_that_ends_while_its_drop_is_finished_is_in_the_run_once_it_is_back() {
+    let host = Host::new();
+    host.with(|world| world.leaves_mark = true);
+    let run = killed(&host, Dies::AfterTheDrop).await;
+    let next = host.driver();
+    next.status().await.unwrap();
+    host.with(|world| world.life += 1);
+    assert_eq!(next.status().await.unwrap().run.0.unwrap().run, run);
+    // One that ends after the first notice has lost what clients brought back.
+    let args = BeginArgs { run, ..begin_args(&next, 1).await };
+    next.begin(&args).await.unwrap();
+    told(&next, run).await;
+    host.with(|world| world.life += 1);
+    assert_eq!(next.status().await.unwrap().run, Maybe(None));
 }
 
 #[tokio::test]
