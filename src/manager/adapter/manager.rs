@@ -188,15 +188,23 @@ impl<B: Backend> LockManager for Adapter<B> {
     }
 
     async fn abort(&self, run: RunId) -> Result<RunResult, ManagerError> {
-        let (_turn, active) = self.driven(run).await?;
-        if active.soft {
-            return self.abort_run(&active).await;
+        let mine = match self.driven(run).await {
+            Err(error) if error.refused() == Some(RefusalCode::RunActive) => None,
+            driven => Some(driven?),
+        };
+        let soft = match &mine {
+            Some((_turn, active)) => active.soft,
+            None => self.found(run).await?.is_some_and(|known| known.soft),
+        };
+        match mine {
+            _ if !soft => refused(
+                RefusalCode::Unsupported,
+                "the locks were dropped when the run began, so the run cannot be aborted; let it go on, or resume it if \
+                 no nlmctl drives it, so that clients reclaim them",
+            ),
+            Some((_turn, active)) => self.abort_run(&active).await,
+            None => self.have_it_aborted(run).await,
         }
-        refused(
-            RefusalCode::Unsupported,
-            "the locks were dropped when the run began, so the run cannot be aborted; resume it, so that clients \
-             reclaim them",
-        )
     }
 
     async fn result(&self, run: RunId) -> Result<RunResult, ManagerError> {

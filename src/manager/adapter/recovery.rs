@@ -5,6 +5,7 @@
 //!     |  '----- perhaps dropped, and grace is over --------------> Ended (superseded), clients owed
 //!     v perhaps dropped, in grace
 //!   Grace ----- settle, or past the deadline, no driver --> Settling --> Ended (settled)
+//!        '----- a soft one, and an abort is asked for -----------> Settling --> Ended (aborted)
 //!        '----- grace over by itself while it was watched -------> Settling --> Ended (settled)
 //!        '----- grace over by itself, notices had left ----------> Ended (settled, unverified)
 //!        '----- grace over by itself, no notice had left --------> Ended (superseded), clients owed
@@ -13,18 +14,21 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use super::Adapter;
 use super::backend::{Backend, GraceEnd, refused};
 use super::compare::{Snapshot, compare};
 use super::record::{Coded, Phase, RunRecord};
 use super::results::{End, Loss, result, unverified};
 use super::run_files::RunFiles;
+use super::{Adapter, LOOK_EVERY};
 use crate::manager::ManagerError;
-use crate::wire::control::{FullResult, LockFate, Outcome, RefusalCode, RunResult};
+use crate::wire::control::{FullResult, LockFate, Outcome, RefusalCode, RunId, RunResult};
 
 /// Lines about lost locks in the timeline; beyond that the record's rows tell.
 const LINES: usize = 32;
+/// How long the process that drives a run may take to abort it.
+const ABORT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How a run came to its end, and whether an nlmctl was looking.
 #[derive(Debug, Clone, Copy)]
@@ -155,6 +159,11 @@ impl<B: Backend> Adapter<B> {
                 Ok(None)
             }
             Phase::Grace if in_grace => {
+                let id = run.id();
+                if run.soft && self.with_run_files(move |run_files| run_files.is_abort_asked(id)).await? {
+                    self.abort_run(&run).await?;
+                    return Ok(None);
+                }
                 let orphan = self.state().run.is_none();
                 let (deadline, _) = run.deadlines(None);
                 let can_end = self.backend.capabilities().settle_early;
@@ -238,6 +247,27 @@ impl<B: Backend> Adapter<B> {
         let kept = self.keep(run).await?;
         let run = self.end_grace(&kept).await?;
         self.end(&run, &[]).await
+    }
+
+    /// Aborts a soft run that another process drives: that one does it when it looks next, this one if that one has ended.
+    pub(super) async fn have_it_aborted(&self, run: RunId) -> Result<RunResult, ManagerError> {
+        self.with_run_files(move |run_files| run_files.ask_abort(run)).await?;
+        let asked = Instant::now();
+        while asked.elapsed() < ABORT_PATIENCE {
+            self.active().await?;
+            match self.ended(run).await? {
+                Some(found) if found.0.result.outcome == Outcome::Aborted => return Ok(found.0.result.clone()),
+                Some(_) => return refused(RefusalCode::WrongPhase, format!("run {run} is over")),
+                None => tokio::time::sleep(LOOK_EVERY).await,
+            }
+        }
+        refused(
+            RefusalCode::RunActive,
+            format!(
+                "run {run} is driven by another nlmctl, which was asked to abort it and has not yet; end that process with \
+                 SIGINT, then abort again"
+            ),
+        )
     }
 
     /// Ends grace. If it goes on, what was counted as dropped may be reclaimed yet.

@@ -1,4 +1,5 @@
-//! A driven manager's runs on disk: one JSON file for each run, and the lock that gives the right to drive.
+//! A driven manager's runs on disk: one JSON file for each run, and the lock that gives the right to drive. An empty file
+//! beside a run's asks whoever drives that run to abort it.
 //!
 //! A file is replaced whole (temporary file, fsync, rename, fsync of the folder), so what is read is
 //! always one state that was promised. Ended runs stay until they are acknowledged, and the last
@@ -104,9 +105,24 @@ impl RunFiles {
         replace(&self.path(run.id()), &text, 0o600).map_err(failed)
     }
 
-    /// Forgets a run that never touched anything.
+    fn abort_path(&self, run: RunId) -> PathBuf {
+        self.dir.join(format!("{run}.abort"))
+    }
+
+    /// Asks the process that drives a run to abort it.
+    pub fn ask_abort(&self, run: RunId) -> Result<(), ManagerError> {
+        replace(&self.abort_path(run), &[], 0o600).map_err(|error| self.failed("ask for an abort", &error))
+    }
+
+    /// Whether that is asked of it.
+    pub fn is_abort_asked(&self, run: RunId) -> Result<bool, ManagerError> {
+        self.abort_path(run).try_exists().map_err(|error| self.failed("look for an abort", &error))
+    }
+
+    /// Forgets a run: one that never touched anything, or that is old.
     pub fn forget(&self, run: RunId) -> Result<(), ManagerError> {
-        remove(&self.path(run)).map_err(|error| self.failed("remove a run", &error))
+        let removed = remove(&self.path(run)).and_then(|()| remove(&self.abort_path(run)));
+        removed.map_err(|error| self.failed("remove a run", &error))
     }
 
     /// The number of the next run.

@@ -675,6 +675,28 @@ async fn a_soft_run_can_be_aborted_by_any_driver_and_everything_stays() {
 }
 
 #[tokio::test]
+async fn a_soft_run_that_another_driver_watches_is_aborted_by_that_one() {
+    let host = Host::new();
+    host.with(|world| world.soft = true);
+    let (driver, other) = (host.driver(), host.driver());
+    let run = begun(&driver, 1).await;
+    told(&driver, run).await;
+    let watch = async {
+        while driver.status().await.unwrap().run.0.is_some() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    let (result, ()) = tokio::join!(other.abort(run), watch);
+    assert_eq!(result.unwrap().outcome, Outcome::Aborted);
+    assert_eq!(code(other.abort(run).await), RefusalCode::WrongPhase);
+    // One that has dropped its locks goes on.
+    host.with(|world| (world.soft, world.in_grace) = (false, false));
+    let run = begun(&driver, 2).await;
+    assert_eq!(code(other.abort(run).await), RefusalCode::Unsupported);
+    assert!(driver.status().await.unwrap().run.0.is_some());
+}
+
+#[tokio::test]
 async fn silent_clients_cannot_be_spared_where_beginning_drops() {
     let host = Host::new();
     let driver = host.driver();
