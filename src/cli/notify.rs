@@ -141,7 +141,7 @@ async fn may_tell(context: &Context, args: &NotifyArgs, hosts: &[String]) -> Res
     }
     Err(Failure::refused(
         format!(
-            "no grace period is active: neither a run at {} nor the kernel's lockd (/{NLM_END_GRACE}) is in grace; clients that reclaim now lose their locks",
+            "no grace period is active in which clients may reclaim: neither the lock manager ({}) nor the kernel's lockd (/{NLM_END_GRACE}) is in one; clients that reclaim now lose their locks",
             context.settings.control.display()
         ),
         "start grace first (`nlmctl resync` does everything), or add --grace-elsewhere if these clients reclaim from another server that is in grace",
@@ -164,9 +164,19 @@ async fn grace_is_on(context: &Context) -> bool {
     }
     let Ok(manager) = context.manager().await else { return false };
     // No answer in time is no grace seen.
-    tokio::time::timeout(LOOK_PATIENCE, manager.status()).await.is_ok_and(|answer| {
-        answer.is_ok_and(|status| status.run.0.is_some() && matches!(status.grace, Grace::Strict | Grace::Targeted))
-    })
+    let answer = tokio::time::timeout(LOOK_PATIENCE, manager.status()).await;
+    let Ok(Ok(status)) = answer else { return false };
+    may_reclaim(status.grace, status.run.0.is_some_and(|run| run.notices_begun))
+}
+
+/// Whether clients may be told to reclaim now. Until a run's own notices may leave, its drop may not be finished, and what is
+/// reclaimed would go with it.
+fn may_reclaim(grace: Grace, run_notifies: bool) -> bool {
+    match grace {
+        Grace::Recovery => true,
+        Grace::Strict | Grace::Targeted => run_notifies,
+        Grace::Open | Grace::Settling => false,
+    }
 }
 
 async fn tell(
@@ -326,6 +336,15 @@ mod tests {
         heard(&mut rows, event(0, given_up(Failure::NotRegistered, None)));
         heard(&mut rows, event(0, News::SentAgain));
         assert_eq!(rows[0].fate, ClientFate::NoStatd, "a repeat unsays nothing");
+    }
+
+    #[test]
+    fn clients_may_reclaim_in_a_run_that_notifies_and_after_the_managers_restart() {
+        assert!(may_reclaim(Grace::Recovery, false));
+        for grace in [Grace::Strict, Grace::Targeted] {
+            assert!(may_reclaim(grace, true) && !may_reclaim(grace, false));
+        }
+        assert!(!may_reclaim(Grace::Settling, true) && !may_reclaim(Grace::Open, false));
     }
 
     #[test]

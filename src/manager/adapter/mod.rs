@@ -205,7 +205,8 @@ impl<B: Backend> Adapter<B> {
         let state = self.state();
         let locks = state.view.locks();
         let run = active.as_deref().and_then(|run| Self::run_status(run, &state.view));
-        let grace = match (&run, state.view.in_grace()) {
+        // In a run that only begins nobody may be told to reclaim yet: it is no recovery.
+        let grace = match (&active, state.view.in_grace()) {
             (Some(_), true) => Grace::Strict,
             (None, true) => Grace::Recovery,
             (_, false) => Grace::Open,

@@ -72,8 +72,9 @@ pub(super) fn half_released(error: &GaneshaError, ended: bool) -> ManagerError {
     let what = if ended {
         format!(
             "Ganesha ended while it released the client ({error}; 4.3 does so when it holds an NLM SHARE reservation): every \
-             client's locks are lost with it; start it, and have its clients reclaim while its grace lasts (`nlmctl notify \
-             --targets`)"
+             client's locks are lost with it; start it, and have its clients reclaim while its grace lasts (`nlmctl --manager \
+             ganesha notify --targets FILE --name NAME --state N`: FILE lists the clients, NAME is this server as they mounted \
+             it, N is odd and higher than their last one)"
         )
     } else {
         format!("{error}; the client's locks may be free: look again")

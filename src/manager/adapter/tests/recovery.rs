@@ -344,3 +344,16 @@ async fn clients_whose_turn_never_came_are_told_by_the_next_run_and_those_told_a
     settle(&next, run, false).await.unwrap();
     assert!(!owes(&next).await);
 }
+
+#[tokio::test]
+async fn a_run_that_begins_in_grace_is_no_recovery() {
+    let host = Host::new();
+    let (driver, other) = (host.driver(), host.driver());
+    let begun = begun(&driver, 1).await;
+    let run_files = RunFiles::new(host.dir.path());
+    let run = run_files.runs().unwrap().pop().unwrap();
+    run_files.save(&RunRecord { phase: Phase::Beginning, ..run }).unwrap();
+    let status = other.status().await.unwrap();
+    assert_eq!((status.grace, status.run), (Grace::Strict, Maybe(None)));
+    assert_eq!(driver.status().await.unwrap().run.0.unwrap().run, begun);
+}
