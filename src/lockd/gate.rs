@@ -1,5 +1,6 @@
 //! Who may talk to nlmd over the network (`--allow`). A caller outside is not answered at all: an
-//! answer, be it a refusal, would make nlmd a reflector for datagrams with a forged source.
+//! answer, be it a refusal, would make nlmd a reflector for datagrams with a forged source. It gets no connection
+//! either: those are few.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{PoisonError, RwLock};
@@ -31,17 +32,26 @@ impl Gate {
         *self.allowed.write().unwrap_or_else(PoisonError::into_inner) = allowed;
     }
 
+    /// Whether the peer may call.
+    pub fn hears(&self, peer: &Peer) -> bool {
+        let Peer::Inet(peer) = peer else { return false };
+        let address = peer.ip().to_canonical();
+        // rpc.statd calls from here, and would not say that no answer comes.
+        let hears = self.allows(address) || (self.rules.statd && address.is_loopback());
+        if !hears {
+            tracing::debug!(%address, "what comes from outside the allowed networks is not answered");
+        }
+        hears
+    }
+
     /// The caller's address and port, if it may call. It is noted that it did.
     pub fn admit(&self, origin: &Origin) -> Option<SocketAddr> {
         let Peer::Inet(peer) = origin.peer else { return None };
-        let address = peer.ip().to_canonical();
-        // rpc.statd calls from here, and would not say that no answer comes.
-        if self.allows(address) || (self.rules.statd && address.is_loopback()) {
+        self.hears(&origin.peer).then(|| {
+            let address = peer.ip().to_canonical();
             self.called.note(address);
-            return Some(SocketAddr::new(address, peer.port()));
-        }
-        tracing::debug!(%address, "a call from outside the allowed networks is not answered");
-        None
+            SocketAddr::new(address, peer.port())
+        })
     }
 
     fn allows(&self, address: IpAddr) -> bool {

@@ -10,7 +10,7 @@ use super::dispatch::{self, Form};
 use super::gate::Gate;
 use super::table::{Incoming, Table};
 use crate::locks::{Call, Holder, Process, Verdict, Via, Wanted};
-use crate::rpc::server::{Origin, Service};
+use crate::rpc::server::{Origin, Peer, Service};
 use crate::wire::nlm::{
     self, CancArgs, Lock, LockArgs, Message, NotDenied, NotifyArgs, Procedure, Res, ShareArgs, ShareRes, SmNotifyArgs,
     Stat, TestArgs, TestReply, TestRes, UnlockArgs, Version,
@@ -89,6 +89,10 @@ impl Service for NlmService {
                 Some(Answer::Success(Vec::new()))
             }
         }
+    }
+
+    fn admits(&self, peer: &Peer) -> bool {
+        self.gate.hears(peer)
     }
 
     fn is_idempotent(&self, call: &IncomingCall<'_>) -> bool {

@@ -10,7 +10,7 @@ use super::gate::Gate;
 use super::monitors::Monitors;
 use super::table::Table;
 use crate::locks::Reboot;
-use crate::rpc::server::{Origin, Service};
+use crate::rpc::server::{Origin, Peer, Service};
 use crate::wire::nsm::{self, MonArgs, MonId, MyId, NotifyArgs, Procedure, ResStat, SmName, Stat, StatRes};
 use crate::wire::rpc::{Answer, IncomingCall};
 use crate::wire::types::{CallerName, NsmState};
@@ -108,6 +108,10 @@ impl Service for NsmService {
             return Some(refused.into());
         }
         self.answer(row.procedure, caller, args).await
+    }
+
+    fn admits(&self, peer: &Peer) -> bool {
+        self.gate.hears(peer)
     }
 
     fn is_idempotent(&self, call: &IncomingCall<'_>) -> bool {

@@ -56,6 +56,9 @@ pub async fn serve_tcp(
         };
         let Some((stream, peer)) = accepted_or_pause(accepted).await else { continue };
         let Some(peer) = scope::joined(peer).map(canonical) else { continue };
+        if !shared.service.admits(&Peer::Inet(peer)) {
+            continue;
+        }
         let guest = match guests.enter(Holder::Host(peer.ip()), limits.connections) {
             Ok(guest) => guest,
             Err(full) => {

@@ -84,7 +84,8 @@ pub trait Service: Send + Sync + 'static {
         true
     }
 
-    /// Whether the peer may have a connection, asked before anything is read from it. Not asked of TCP.
+    /// Whether the peer is heard: one that is not gets no connection, and no answer to any message, not even that it makes
+    /// no sense. Must not block.
     fn admits(&self, peer: &Peer) -> bool {
         let _ = peer;
         true
@@ -216,6 +217,9 @@ pub(super) async fn answer(
     service: &dyn Service,
     cache: Option<&SharedCache>,
 ) -> Option<Vec<u8>> {
+    if !service.admits(&origin.peer) {
+        return None;
+    }
     let call = match rpc::parse_call(message) {
         Ok(call) => call,
         Err(BadCall::Answer(reply)) => return Some(reply),

@@ -350,7 +350,18 @@ fn callers_outside_the_allowed_networks_get_no_answer() {
     let folder = tempfile::tempdir().unwrap();
     let daemon = Nlmd::start(&folder, &["--allow", "127.0.0.2"]);
     let null = nlmctl::wire::rpc::call(9, nlm::PROGRAM, 4, 0, &nlmctl::wire::rpc::Credential::None, &[]);
-    let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), daemon.nlm_udp);
-    assert!(Wire::udp("127.0.0.3", to).exchange(&null, Duration::from_millis(200)).is_none());
-    assert!(Wire::udp("127.0.0.2", to).exchange(&null, LIMIT).is_some());
+    // RPC version 3, which no program answers, but RPC itself.
+    let mut mismatch = null.clone();
+    mismatch[11] = 3;
+    for call in [&null, &mismatch] {
+        for port in [daemon.nlm_udp, daemon.nsm_udp] {
+            let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
+            assert!(Wire::udp("127.0.0.3", to).exchange(call, Duration::from_millis(200)).is_none());
+            assert!(Wire::udp("127.0.0.2", to).exchange(call, LIMIT).is_some());
+        }
+    }
+    // This host's other addresses are outside too: the end comes at once, not when the connection is idle.
+    let mut stream = std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, daemon.nlm_tcp)).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    assert_eq!(std::io::Read::read(&mut stream, &mut [0]).unwrap(), 0);
 }
