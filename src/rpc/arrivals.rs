@@ -5,8 +5,9 @@
 //! reclaim, and not have executed it. So the sockets themselves are asked, by an epoll instance of their own, and a
 //! reader counts as *at work* from before it reads until it finds nothing more to read.
 //!
-//! What is read is handled once its call has begun: [`super::server`] says how far that gets. A connection that is not
-//! read from, because its peer does not take its replies, is never handled: whoever waits here does so for a bounded time.
+//! What is read is handled once its call has begun: [`super::server`] says how far that gets. A connection whose peer does
+//! not take its replies is not read from, and is not looked at meanwhile: what it has sent may never be handled. Input that
+//! does not end is never handled either, so whoever waits here does so for a bounded time.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -37,7 +38,7 @@ impl Arrivals {
         Ok(())
     }
 
-    /// Takes out a socket that is not read from any more, and is not closed yet.
+    /// Takes out a socket that is not read from any more, or not for now, and is not closed yet.
     pub fn leave(&self, socket: impl AsFd) {
         if let Some(sockets) = &self.sockets {
             // It fails only where the socket is not among them.
@@ -99,7 +100,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use async_trait::async_trait;
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::watch;
 
@@ -211,6 +212,40 @@ mod tests {
         client.write_all(&frame(&message(1))).await.unwrap();
         drop(client);
         all_is_handled(&arrivals).await;
+    }
+
+    #[tokio::test]
+    async fn a_connection_whose_peer_takes_no_replies_is_waited_for_only_while_it_takes_them() {
+        const CALLS: u32 = 1_000;
+        const REPLY: usize = 32 << 10;
+        struct Wordy;
+        #[async_trait]
+        impl Service for Wordy {
+            async fn call(&self, _: &Origin, _: &IncomingCall<'_>) -> Option<Answer> {
+                Some(Answer::Success(vec![0; REPLY]))
+            }
+            fn is_idempotent(&self, _: &IncomingCall<'_>) -> bool {
+                true
+            }
+        }
+        let arrivals = Arrivals::new().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_stop, stopped) = watch::channel(false);
+        let (cache, guests) = (shared_cache(CacheLimits::default()), Guests::default());
+        let limits = Limits::default();
+        tokio::spawn(serve_tcp(listener, Arc::new(Wordy), cache, guests, arrivals.clone(), limits, stopped));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let calls: Vec<u8> = (0..CALLS).flat_map(|xid| frame(&message(xid))).collect();
+        client.write_all(&calls).await.unwrap();
+        all_is_handled(&arrivals).await;
+        let reply = frame(&rpc::reply(0, &Answer::Success(vec![0; REPLY]))).len();
+        let mut replies = vec![0; reply * CALLS as usize];
+        client.read_exact(&mut replies).await.unwrap();
+        all_is_handled(&arrivals).await;
+        // No task has a turn in between.
+        client.try_write(&frame(&message(CALLS))).unwrap();
+        assert!(!arrivals.are_handled(), "it is looked at again");
     }
 
     #[tokio::test]

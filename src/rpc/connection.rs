@@ -280,9 +280,21 @@ where
             },
             // Nothing else is there at once.
             () = ready(()), if !output.is_empty() => {
-                let written = output.write(&mut stream, limits.transfer).await;
+                let mut is_left = false;
+                let leave = |stream: &S| if !is_left {
+                    is_left = true;
+                    arrivals.leave(stream);
+                    input.reader.rests();
+                };
+                let written = output.write(&mut stream, limits.transfer, leave).await;
                 if written.is_err() {
                     break written;
+                }
+                if is_left {
+                    input.reader.begins();
+                    if arrivals.watch(&stream).is_err() {
+                        break Err(NotWritten);
+                    }
                 }
             }
         }
@@ -294,7 +306,7 @@ where
     // The bound is the listener's at shutdown; before that, a service that never answers is its own.
     loop {
         if written.is_ok() {
-            written = output.write(&mut stream, limits.transfer).await;
+            written = output.write(&mut stream, limits.transfer, |_| {}).await;
         }
         let Some(ended) = calls.join_next().await else { break };
         output.add(ended.ok().flatten());
@@ -328,10 +340,29 @@ impl Output {
         self.replies >= REPLIES_JOINED || self.records.len() >= WRITE_SIZE
     }
 
-    async fn write(&mut self, stream: &mut (impl AsyncWrite + Unpin), transfer: Duration) -> Result<(), NotWritten> {
+    /// `waits`: whenever the peer has no room for more.
+    async fn write<S: AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        transfer: Duration,
+        mut waits: impl FnMut(&S),
+    ) -> Result<(), NotWritten> {
         if !self.is_empty() {
-            let written = timeout(transfer, stream.write_all(&self.records)).await;
-            written.map_err(|_| NotWritten)?.map_err(|_| NotWritten)?;
+            let mut rest = self.records.as_slice();
+            let write = poll_fn(|cx| {
+                while !rest.is_empty() {
+                    match Pin::new(&mut *stream).poll_write(cx, rest) {
+                        Poll::Ready(Ok(taken @ 1..)) => rest = rest.get(taken..).unwrap_or_default(),
+                        Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(NotWritten)),
+                        Poll::Pending => {
+                            waits(stream);
+                            return Poll::Pending;
+                        }
+                    }
+                }
+                Poll::Ready(Ok(()))
+            });
+            timeout(transfer, write).await.map_err(|_| NotWritten)??;
             self.records.clear();
             self.records.shrink_to(READ_SIZE);
             self.replies = 0;

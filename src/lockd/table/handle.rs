@@ -51,7 +51,6 @@ impl Table {
     /// and where the owner panicked before, to end.
     pub(super) fn tell(&self, order: impl FnOnce(&mut Owner)) {
         let has_news = self.owner.with(|owner| {
-            owner.orders += 1;
             let was_busy = owner.is_busy();
             order(owner);
             was_busy || owner.is_busy()
@@ -72,6 +71,18 @@ impl Table {
         answer.await.ok()
     }
 
+    /// Likewise, of what a deadline waits for.
+    async fn ask_for_a_client<T: Send + 'static>(
+        &self,
+        what: impl FnOnce(&mut Owner, oneshot::Sender<T>) + Send + 'static,
+    ) -> Option<T> {
+        self.ask(|owner, asker| {
+            owner.from_clients += 1;
+            what(owner, asker);
+        })
+        .await
+    }
+
     /// What the owner answers when it is done.
     pub(super) async fn order<T: Send + 'static>(
         &self,
@@ -82,7 +93,7 @@ impl Table {
 
     /// Executes an NLM call. `None`: say nothing (too much waits already, or nlmd is stopping).
     pub async fn call(&self, incoming: Incoming) -> Option<Verdict> {
-        self.ask(|owner, asker| owner.call(incoming, asker)).await
+        self.ask_for_a_client(|owner, asker| owner.call(incoming, asker)).await
     }
     /// Whether the caller has what such a call gave it, as far as it may have been taken from it: nothing was released
     /// or dropped for longer than replies are remembered, or the table has it. Does not wait.
@@ -95,11 +106,11 @@ impl Table {
     }
     /// An SM_NOTIFY came in. `None`: nlmd is stopping, or too much waits.
     pub async fn reboot(&self, source: IpAddr, name: CallerName, state: NsmState) -> Option<Reboot> {
-        self.ask(move |owner, asker| owner.reboot(source, &name, state, asker)).await
+        self.ask_for_a_client(move |owner, asker| owner.reboot(source, &name, state, asker)).await
     }
     /// A local statd calls back. `None`: nlmd is stopping, or too much waits.
     pub async fn statd_calls(&self, name: CallerName, state: NsmState, cookie: [u8; 16]) -> Option<Reboot> {
-        self.ask(move |owner, asker| owner.statd_calls(&name, state, cookie, asker)).await
+        self.ask_for_a_client(move |owner, asker| owner.statd_calls(&name, state, cookie, asker)).await
     }
     /// Takes a new NSM state number, durable when it is answered. No lock is touched, no client is told.
     pub async fn raise_state(&self) -> Result<NsmState, Refusal> {

@@ -172,7 +172,7 @@ async fn take_in(owner: &SharedOwner, arrivals: &Arrivals) {
     let (mut quiet, mut seen) = (0, None);
     while quiet < QUIET_TURNS {
         tokio::task::yield_now().await;
-        let orders = owner.with(|owner| owner.orders);
+        let orders = owner.with(|owner| owner.from_clients);
         quiet = if orders == seen && arrivals.are_handled() { quiet + 1 } else { 0 };
         seen = orders;
         if Instant::now() > until {
@@ -203,7 +203,7 @@ impl Owner {
             took_away: None,
             timeline: Timeline::default(),
             work: JoinSet::new(),
-            orders: 0,
+            from_clients: 0,
             offers: HashMap::new(),
             unwritten: Unwritten::default(),
             pulse: Heartbeat::default(),

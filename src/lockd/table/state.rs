@@ -64,8 +64,8 @@ pub(super) struct Owner {
     pub(super) took_away: Option<Duration>,
     pub(super) timeline: Timeline,
     pub(super) work: JoinSet<Done>,
-    /// How many it has had.
-    pub(super) orders: u64,
+    /// How many orders of clients it has had.
+    pub(super) from_clients: u64,
     pub(super) offers: HashMap<OfferId, AbortHandle>,
     /// What the archive tells while the disk does not take it.
     pub(super) unwritten: Unwritten,

@@ -35,7 +35,8 @@ const DRIVING: Limits = Limits {
 /// find room beside that user.
 const READ_ONLY: Limits = Limits {
     connections: Bounds { all: 64, host: 8 },
-    calls: 16,
+    // One for each connection: a `watch` keeps its own as long as it sleeps.
+    calls: 64,
     calls_per_connection: 1,
     // Of a request. A filter by a thousand files fits.
     max_record: 64 << 10,
@@ -108,9 +109,10 @@ impl ControlSocket {
         Ok(Self { listener, file: SocketFile(path.into()), arrivals: Arrivals::default(), read_only })
     }
 
-    /// Counted with the other sockets of a lock manager.
+    /// Counted with the other sockets of a lock manager, but for the read-only one: no deadline waits for what comes there, and
+    /// any local user could let it wait.
     pub(crate) fn among(self, arrivals: &Arrivals) -> Self {
-        Self { arrivals: arrivals.clone(), ..self }
+        if self.read_only { self } else { Self { arrivals: arrivals.clone(), ..self } }
     }
 
     /// Serves until `shutdown` is true; open calls are finished. An error is the socket's.
@@ -146,6 +148,25 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    #[tokio::test]
+    async fn no_deadline_waits_for_what_comes_at_the_read_only_socket() {
+        let home = tempfile::tempdir().unwrap();
+        for read_only in [true, false] {
+            let (path, arrivals) = (home.path().join("socket"), Arrivals::new().unwrap());
+            let socket = ControlSocket::bind(&path, read_only).await.unwrap().among(&arrivals);
+            socket.arrivals.watch(&socket.listener).unwrap();
+            let _waits = std::os::unix::net::UnixStream::connect(&path).unwrap();
+            assert_eq!(arrivals.are_handled(), read_only);
+        }
+    }
+
+    #[test]
+    fn no_connection_waits_for_the_calls_of_others() {
+        for limits in [DRIVING, READ_ONLY] {
+            assert!(limits.calls >= limits.connections.all * limits.calls_per_connection);
+        }
+    }
 
     #[test]
     fn what_took_the_place_of_a_socket_keeps_its_mode() {
