@@ -105,13 +105,11 @@ impl<B: Backend> Adapter<B> {
         }
         let done = self.backend.recover().await?;
         self.say_recovered(done);
-        match left {
-            Some(run) => self.recover(run).await,
-            None => {
-                self.backend.recorded().await?;
-                Ok(None)
-            }
+        if let Some(run) = left {
+            return self.recover(run).await;
         }
+        self.backend.recorded().await?;
+        Ok(None)
     }
 
     fn say_recovered(&self, lines: Vec<String>) {
