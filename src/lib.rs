@@ -56,6 +56,7 @@ mod locks;
 #[cfg(feature = "tools")]
 mod manager;
 mod nsm;
+mod ranges;
 #[cfg(feature = "tools")]
 mod report;
 pub mod resync;

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use super::api::{Call, ClientId, MirrorAnswer, OfferAnswer, Process, Via, Wanted};
 use super::coverage::{Cover, Part};
-use super::ranges::uncovered;
 use super::segment::{FileId, Kind, Segment, Want};
 use super::table::{LockTable, STEP};
+use crate::ranges::uncovered;
 use crate::wire::types::{ByteRange, CallerName, FileHandle, OwnerHandle};
 
 impl LockTable {

@@ -10,12 +10,12 @@
 use std::collections::BTreeSet;
 
 use super::api::{ClientId, Effect, Handled, OfferAnswer, OfferId, Verdict, Wanted};
-use super::ranges::{intersection, uncovered};
 use super::run::How;
 use super::segment::{Few, FileId, Kind, OwnerId, Segment, Want};
 use super::silence::seconds;
 use super::table::LockTable;
 use super::waiters::Waiter;
+use crate::ranges::{intersection, uncovered};
 use crate::wire::types::{ByteRange, NsmState};
 
 /// Offers to one owner in one file that stay for what it has anyhow. More are made anew.

@@ -11,10 +11,10 @@
 use std::collections::{HashSet, VecDeque};
 
 use super::api::{ClientId, Effect, Handled, OtherDomain, Verdict};
-use super::ranges::{intersection, uncovered};
 use super::segment::{FileId, OwnerId, Segment, Want};
 use super::table::{LockTable, STEP};
 use super::waiters::{Waiter, Waiters};
+use crate::ranges::{intersection, uncovered};
 use crate::wire::control::Grace;
 use crate::wire::types::{ByteRange, Cookie};
 

@@ -13,8 +13,8 @@ use ahash::RandomState;
 use super::file::{File, Place};
 use super::index::Numbers;
 use super::numbered::Numbered;
-use super::ranges::{hull, intersection, without};
 use super::segment::{Few, FileId, Kind, OwnerId, Segment};
+use crate::ranges::{hull, intersection, without};
 use crate::wire::types::{ByteRange, FileHandle};
 
 /// What a change did to a file's segments.

@@ -5,8 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::ranges::uncovered;
 use super::segment::{FileId, OwnerId};
+use crate::ranges::uncovered;
 use crate::wire::types::ByteRange;
 
 /// An owner in a file.

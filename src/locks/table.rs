@@ -17,12 +17,12 @@ use super::late_window::{Forgotten, LateWindow};
 use super::long_waits::LongWaits;
 use super::mirror::Mirror;
 use super::owners::{OwnerKey, Owners};
-use super::ranges::hull;
 use super::releasing::Releasing;
 use super::run::{How, Run, Void};
 use super::segment::{Few, FileId, OwnerId, Segment, Want};
 use super::segments::{Change, Segments};
 use super::waiters::Waiters;
+use crate::ranges::hull;
 use crate::wire::types::{ByteRange, CallerName, FileHandle};
 
 /// Most locks, or waiters, that one step of a call frees: then others have their turn.

@@ -17,9 +17,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
 
 use super::api::{Caller, ClientId, OfferId};
-use super::ranges::hull;
 use super::segment::{FileId, OwnerId, Segment, Want};
 use super::standing::Standing;
+use crate::ranges::hull;
 use crate::wire::types::{ByteRange, Cookie};
 
 #[derive(Debug)]

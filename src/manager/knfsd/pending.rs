@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 
 use super::owners::OwnerKey;
-use crate::locks::{intersection, uncovered};
+
 use crate::manager::OwnedLock;
+use crate::ranges::{intersection, uncovered};
 use crate::wire::control::{LockKind, LockRow, LockState};
 use crate::wire::types::{ByteRange, FileHandle, OwnerHandle};
 

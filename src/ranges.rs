@@ -3,7 +3,7 @@
 use crate::wire::types::ByteRange;
 
 /// What is left of `whole` outside of `hole`: nothing, one piece or two.
-pub(super) fn without(whole: ByteRange, hole: ByteRange) -> impl Iterator<Item = ByteRange> + Clone {
+pub(crate) fn without(whole: ByteRange, hole: ByteRange) -> impl Iterator<Item = ByteRange> + Clone {
     let left = (whole.start < hole.start).then(|| ByteRange { start: whole.start, end: hole.start - 1 });
     let right = (hole.end < whole.end).then(|| ByteRange { start: hole.end + 1, end: whole.end });
     left.into_iter().chain(right)
@@ -15,7 +15,7 @@ pub(crate) fn intersection(a: ByteRange, b: ByteRange) -> ByteRange {
 }
 
 /// The shortest range that has both in it.
-pub(super) fn hull(a: ByteRange, b: ByteRange) -> ByteRange {
+pub(crate) fn hull(a: ByteRange, b: ByteRange) -> ByteRange {
     ByteRange { start: a.start.min(b.start), end: a.end.max(b.end) }
 }
 
