@@ -33,7 +33,7 @@ CREATE TABLE active_run (
 ) STRICT;
 
 -- Ended runs: the last 16, fetched or not. One that is not whole is being written or removed, page by page, or the
--- writing was cut off: it is no result, and nothing of it is read.
+-- writing was cut off, or its run goes on: it is no result, and nothing of it is read.
 CREATE TABLE result (
     seq          INTEGER PRIMARY KEY AUTOINCREMENT,
     id           BLOB NOT NULL UNIQUE,

@@ -338,7 +338,7 @@ mod tests {
             new_state: NsmState(3),
             began_unix_ms: 5,
             in_scope: 12,
-            clients: Vec::new(),
+            clients: Arc::default(),
         };
         persist.write(Change::Begin(run)).await.unwrap();
         drop(persist);

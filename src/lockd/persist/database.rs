@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::sys::statvfs::{Statvfs, statvfs};
 use rusqlite::config::DbConfig;
@@ -271,7 +272,7 @@ impl Database {
                         new_state: NsmState(row.get(3)?),
                         began_unix_ms: began.cast_unsigned(),
                         in_scope: in_scope.cast_unsigned(),
-                        clients: Vec::new(),
+                        clients: Arc::default(),
                     };
                     Ok((record, mode, clients))
                 },
@@ -281,7 +282,7 @@ impl Database {
         let mode = decode::<Mode>(&mode.to_be_bytes()).map_err(|_| self.damaged("the active run's mode"))?;
         let clients = decode::<List<RunClient, MAX_RUN_CLIENTS>>(&clients)
             .map_err(|_| self.damaged("the active run's client list"))?;
-        Ok(Some(RunRecord { mode, clients: clients.into_vec(), ..record }))
+        Ok(Some(RunRecord { mode, clients: Arc::new(clients.into_vec()), ..record }))
     }
 
     /// Makes all of it durable, or nothing.
@@ -409,6 +410,10 @@ fn write(to: &Transaction<'_>, change: &Change) -> Result<(), PersistError> {
             while let Some(from) = next {
                 next = results::write(to, ended, from)?;
             }
+        }
+        Change::TakenBack(run) => {
+            results::take_back(to, run.run)?;
+            begin(to, run)?;
         }
         Change::Late(run, fate) => results::add_late(to, *run, fate)?,
         Change::Acknowledge(run) => results::acknowledge(to, *run)?,

@@ -111,7 +111,7 @@ pub struct RunRecord {
     /// Locks marked; 0 until [`Change::Marked`].
     pub in_scope: u64,
     /// The clients to notify; empty until [`Change::Marked`].
-    pub clients: Vec<RunClient>,
+    pub clients: Arc<Vec<RunClient>>,
 }
 
 /// Something to make durable.
@@ -164,6 +164,8 @@ pub enum Change {
     },
     /// The run has ended; replaces its record.
     Ended(EndedRun),
+    /// The run goes on after all: its record is there again, and its result is none.
+    TakenBack(RunRecord),
     /// A reclaim granted after the end. The result counts as unfetched again.
     Late(RunId, LockFate),
     /// The result was fetched.
@@ -179,6 +181,7 @@ impl Change {
                 | Self::NotBegun(_)
                 | Self::Marked { .. }
                 | Self::Ended(_)
+                | Self::TakenBack(_)
                 | Self::Late(..)
                 | Self::Acknowledge(_)
         )

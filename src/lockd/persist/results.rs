@@ -10,7 +10,8 @@
 //! marked as not whole, then page by page, and with the last one the mark goes. Nobody reads what is not whole. It is
 //! [swept](sweep) away in pages too: a result that newer ones push out, or the part of one that the disk did not take to the
 //! end. What a crash leaves is [removed](remove_parts) at the next start; as the record of the active run goes only when its
-//! result is whole, that start finds the run as one that was active.
+//! result is whole, that start finds the run as one that was active. A run that settles anew is active on disk [again](take_back)
+//! first.
 //!
 //! An older version kept a whole result in one row; [`split`] brings it into pages at the start.
 
@@ -115,6 +116,11 @@ fn end(to: &Transaction<'_>, run: RunId) -> rusqlite::Result<()> {
         params![number(RESULTS_KEPT as u64)],
     )?;
     Ok(())
+}
+
+/// It is none any more: its run goes on. What is left of it goes like other parts.
+pub(super) fn take_back(to: &Transaction<'_>, run: RunId) -> rusqlite::Result<()> {
+    to.execute("UPDATE result SET whole = 0 WHERE id = ?1", params![run.0]).map(|_| ())
 }
 
 fn put_sums(to: &Transaction<'_>, result: &RunResult, whole: bool) -> rusqlite::Result<()> {

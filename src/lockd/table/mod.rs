@@ -26,12 +26,14 @@
 //! The path of a run (`runs.rs`):
 //! ```text
 //! Idle -> Beginning (state durable?) -> Entering -> Active -> Scanning -> Writing (result durable?) -> Idle
+//!                                                     |                           '--reclaim, durable?--> Active
 //!                                                     '---- abort ---------------------------------> Idle
 //! ```
 //! What a run dropped is freed in slices after it. The next run is marked when that is done.
 //!
 //! What must hold:
-//! - The new NSM state is durable before `begin` marks; a result before `settle_commit`.
+//! - The new NSM state is durable before `begin` marks; a result before `settle_commit`. If a reclaim came meanwhile and the
+//!   run goes on, it is active on disk again before the reclaim is decided.
 //! - A reply that promises a lock goes out only when the client's monitor record is durable, and
 //!   where rpc.statd is the status monitor, when it watches the client (`watches.rs`).
 //! - Calls and reboot notices that one address sends of one host keep their order. A call that changes

@@ -350,6 +350,7 @@ impl Owner {
             Done::BeginDurable(outcome) => self.begin_durable(outcome),
             Done::Raised(outcome) => self.raised(outcome),
             Done::ResultDurable(outcome) => self.result_durable(outcome),
+            Done::TakenBack(outcome) => self.taken_back(outcome),
         }
     }
 

@@ -1,6 +1,6 @@
 //! A run inside the daemon: state durable, begin, grace, settle in slices, result durable, commit.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::phase::{Beginning, Ending, Phase, Refusable, remember};
@@ -8,7 +8,7 @@ use super::queue::OpenCall;
 use super::records::NotRecorded;
 use super::state::{Done, Owner};
 use crate::host::StatdDir;
-use crate::lockd::persist::{self, Change, EndedRun, PersistError, RunRecord};
+use crate::lockd::persist::{self, Change, EndedRun, Persist, PersistError, RunRecord};
 use crate::lockd::statd::StateNumberError;
 use crate::rpc::server::ConnectionId;
 use crate::wire::control::{
@@ -79,7 +79,7 @@ impl Owner {
             new_state: old_state.next_up(),
             began_unix_ms: beginning.began_unix_ms,
             in_scope: 0,
-            clients: Vec::new(),
+            clients: Arc::default(),
         };
         self.runs.phase = Phase::Beginning(Box::new(beginning));
         self.moves.begin();
@@ -343,10 +343,28 @@ impl Owner {
         }
     }
 
-    /// Reclaims of what is about to be dropped came while the result was written, before the instant. They are
-    /// decided in grace, where no other owner can take the range, and then the run settles anew. A client causes
-    /// this once: what else it has pending is kept.
-    fn decide_first(&mut self, ending: Ending) {
+    /// Reclaims of what is about to be dropped came while the result was written, before the instant. So the result does
+    /// not come true, and before anybody relies on that, the disk has the run as active again.
+    fn take_back(&mut self, result: &RunResult) {
+        let &RunResult { run, mode, old_state, new_state, began_unix_ms, ref counts, .. } = result;
+        let (in_scope, clients) = (counts.in_scope, self.table.run_clients());
+        let record = RunRecord { run, mode, old_state, new_state, began_unix_ms, in_scope, clients };
+        let (persist, change) = (self.persist.clone(), move || Change::TakenBack(record.clone()));
+        let submitted = persist.submit(change());
+        self.work.spawn(async move { Done::TakenBack(in_the_end(&persist, submitted, change).await) });
+    }
+
+    /// The reclaims are decided in grace, where no other owner can take the range, and then the run settles anew. A
+    /// client causes this once: what else it has pending is kept.
+    pub(super) fn taken_back(&mut self, durable: Result<(), PersistError>) {
+        if durable.is_err() {
+            self.runs.failures = FAILURES_MAX;
+            self.result_durable(durable);
+            return;
+        }
+        let ending = std::mem::take(&mut self.runs.ending);
+        // More may have come meanwhile.
+        let _ = self.reclaims_came_in_time();
         free_beside(self.table.settle_cancel());
         self.runs.phase = Phase::Active;
         let _ = self.apply_effects();
@@ -391,13 +409,12 @@ impl Owner {
     }
 
     pub(super) fn result_durable(&mut self, durable: Result<(), PersistError>) {
-        let ending = std::mem::take(&mut self.runs.ending);
-        let Some(result) = ending.result.clone() else { return };
+        let Some(result) = self.runs.ending.result.clone() else { return };
         if durable.is_ok() && self.reclaims_came_in_time() {
-            self.decide_first(ending);
+            self.take_back(&result);
             return;
         }
-        let answers = ending.answers;
+        let answers = std::mem::take(&mut self.runs.ending).answers;
         match durable {
             Ok(()) => {
                 free_beside(self.table.settle_commit());
@@ -503,18 +520,12 @@ impl Owner {
         let (persist, unwritten) = (self.persist.clone(), self.unwritten.clone());
         *unwritten.lock().unwrap_or_else(PoisonError::into_inner) = Some(ended.clone());
         // Queued now: a late reclaim is appended to it and must come after it.
-        let mut submitted = persist.submit(Change::Ended(ended.clone()));
+        let submitted = persist.submit(Change::Ended(ended.clone()));
         self.end_moves();
         self.work.spawn(async move {
-            for attempt in 1..=FAILURES_MAX {
-                let Err(error) = durably(submitted).await else {
-                    let mut kept = unwritten.lock().unwrap_or_else(PoisonError::into_inner);
-                    kept.take_if(|kept| kept.result.run == ended.result.run);
-                    break;
-                };
-                tracing::error!(run = %ended.result.run, attempt, %error, "the aborted run's result is not on disk");
-                tokio::time::sleep(RETRY_AFTER).await;
-                submitted = persist.submit(Change::Ended(ended.clone()));
+            if in_the_end(&persist, submitted, || Change::Ended(ended.clone())).await.is_ok() {
+                let mut kept = unwritten.lock().unwrap_or_else(PoisonError::into_inner);
+                kept.take_if(|kept| kept.result.run == ended.result.run);
             }
             if let Some(answer) = answer {
                 let _ = answer.send(Ok(ended.result.clone()));
@@ -535,6 +546,25 @@ async fn raised_in(file: StatdDir, last: NsmState) -> Result<NsmState, NotRecord
     match tokio::task::spawn_blocking(move || file.raise_state(last)).await {
         Ok(raised) => Ok(raised.map_err(StateNumberError)?),
         Err(_) => Err(PersistError::Closed.into()),
+    }
+}
+
+/// Submits a change again, for a while, that the disk does not take.
+async fn in_the_end(
+    persist: &Persist,
+    mut submitted: Result<persist::Durable, PersistError>,
+    change: impl Fn() -> Change,
+) -> Result<(), PersistError> {
+    let mut attempt = 1;
+    loop {
+        let Err(error) = durably(submitted).await else { return Ok(()) };
+        tracing::error!(attempt, %error, "what became of the run is not on disk");
+        if attempt == FAILURES_MAX {
+            return Err(error);
+        }
+        attempt += 1;
+        tokio::time::sleep(RETRY_AFTER).await;
+        submitted = persist.submit(change());
     }
 }
 

@@ -42,6 +42,7 @@ pub(super) enum Done {
     BeginDurable(Result<NsmState, NotRecorded>),
     Raised(Result<NsmState, PersistError>),
     ResultDurable(Result<(), PersistError>),
+    TakenBack(Result<(), PersistError>),
 }
 
 #[derive(Debug)]

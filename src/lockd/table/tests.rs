@@ -403,6 +403,7 @@ async fn a_reclaim_that_waits_for_its_record_while_the_result_is_written_came_in
     let (record, recorded) = world.change().await;
     assert!(matches!(record, Change::Monitor(_)));
     written.send(Ok(())).unwrap();
+    assert!(matches!(world.accept().await, Change::TakenBack(_)));
     assert_eq!(settling.await.unwrap().unwrap_err().code, RefusalCode::StillPending);
     recorded.send(Ok(())).unwrap();
     assert_eq!(timeout(PATIENCE, call).await.expect("an answer").unwrap(), Some(Verdict::Granted));
@@ -444,8 +445,13 @@ async fn a_reclaim_that_comes_while_the_result_is_written_is_decided_before_the_
     let settling = world.settle().await;
     let (Change::Ended(first), done) = world.change().await else { panic!("the result") };
     assert_eq!(first.result.counts.dropped, 2);
-    let call = world.send(reclaim_of(incoming(2, "claimed")));
+    let mut call = world.send(reclaim_of(incoming(2, "claimed")));
     tokio::task::yield_now().await;
+    done.send(Ok(())).unwrap();
+    world.refuse().await;
+    let (Change::TakenBack(record), done) = world.change().await else { panic!("the run goes on") };
+    assert_eq!((record.run, record.in_scope, record.clients.len()), (first.result.run, 3, 2));
+    assert!(timeout(A_MOMENT, &mut call).await.is_err(), "the disk still says that it was dropped");
     done.send(Ok(())).unwrap();
     let Change::Ended(second) = world.accept().await else { panic!("the result, anew") };
     assert_eq!(call.await.unwrap(), Some(Verdict::Granted), "before the waiter");
@@ -472,6 +478,7 @@ async fn what_is_on_its_way_to_the_owner_when_the_result_is_written_comes_before
         table.call(reclaim_of(incoming(2, "claimed"))).await
     });
     done.send(Ok(())).unwrap();
+    assert!(matches!(world.accept().await, Change::TakenBack(_)));
     world.accept().await;
     assert_eq!(call.await.unwrap(), Some(Verdict::Granted));
     assert_eq!(settling.await.unwrap().unwrap().counts.reclaimed, 1);
@@ -491,9 +498,12 @@ async fn what_another_thread_has_read_comes_before_the_end_of_a_run() {
     done.send(Ok(())).unwrap();
     // Far more turns than those after which a single thread would have executed all that it has read.
     tokio::time::sleep(A_MOMENT).await;
-    assert_eq!(world.table.call(reclaim_of(incoming(2, "claimed"))).await, Some(Verdict::Granted));
+    let call = world.send(reclaim_of(incoming(2, "claimed")));
+    tokio::task::yield_now().await;
     reader.rests();
+    assert!(matches!(world.accept().await, Change::TakenBack(_)));
     world.accept().await;
+    assert_eq!(call.await.unwrap(), Some(Verdict::Granted));
     assert_eq!(settling.await.unwrap().unwrap().counts.reclaimed, 1);
 }
 

@@ -175,3 +175,22 @@ async fn a_late_reclaim_right_after_an_abort_is_written_after_the_runs_result() 
     assert_eq!(call.await.unwrap(), Some(Verdict::Granted));
     assert_eq!(abort.await.unwrap().unwrap().outcome, Outcome::Aborted);
 }
+
+#[tokio::test]
+async fn a_run_whose_result_the_disk_does_not_take_back_drops_nothing_and_is_aborted() {
+    let mut world = World::new();
+    world.hold(incoming(2, "claimed")).await;
+    world.begin_in_haste().await;
+    let settling = world.settle().await;
+    let (_, written) = world.change().await;
+    let call = world.send(reclaim_of(incoming(2, "claimed")));
+    tokio::task::yield_now().await;
+    written.send(Ok(())).unwrap();
+    for _ in 1..=5 {
+        world.refuse().await;
+    }
+    assert_eq!(settling.await.unwrap().unwrap_err().code, RefusalCode::NotDurable);
+    let Change::Ended(aborted) = world.accept().await else { panic!("it is aborted") };
+    assert_eq!((aborted.result.outcome, aborted.result.counts.kept), (Outcome::Aborted, 1));
+    assert_eq!(call.await.unwrap(), Some(Verdict::Granted));
+}
