@@ -12,6 +12,9 @@ pub enum ControllerError {
     /// The request makes no sense, or would not be safe.
     #[error(transparent)]
     Operator(#[from] Failure),
+    /// The run was left though its clients may have been told.
+    #[error(transparent)]
+    Left(Failure),
     /// The manager did not answer, or not as asked.
     #[error(transparent)]
     Manager(#[from] ManagerError),
@@ -31,10 +34,11 @@ impl ControllerError {
     pub(super) fn left(self, run: RunId) -> Self {
         let first = match self {
             Self::Network(_) => "raise the limit of open files (`ulimit -n`)",
+            Self::Left(_) => return self,
             Self::Operator(_) | Self::Manager(_) | Self::Store(_) | Self::Internal(_) => "mend that",
         };
         let Failure { kind, message, .. } = self.into();
-        Self::Operator(Failure::new(
+        Self::Left(Failure::new(
             kind,
             format!("{message}; nlmctl has left run {run}, and its result is not recorded"),
             format!("{first}; then resume the run with the same --db: `nlmctl resync --resume`"),
@@ -45,7 +49,7 @@ impl ControllerError {
 impl From<ControllerError> for Failure {
     fn from(error: ControllerError) -> Self {
         match error {
-            ControllerError::Operator(failure) => failure,
+            ControllerError::Operator(failure) | ControllerError::Left(failure) => failure,
             ControllerError::Manager(error) => error.into(),
             ControllerError::Store(error) => error.into(),
             error @ ControllerError::Network(_) => {

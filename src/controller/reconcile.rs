@@ -250,7 +250,11 @@ impl Round {
             }
         };
         if told_nobody(&report) {
-            self.remember_of(controller.0, place, |look| look.memory = before).await?;
+            let remembered = self.remember_of(controller.0, place, |look| look.memory = before).await;
+            // Why the run failed says more.
+            if report.is_ok() {
+                remembered?;
+            }
         }
         let report = report?;
         if report.run.outcome != Some(Outcome::Settled) && stopped.is_none() {

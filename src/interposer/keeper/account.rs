@@ -234,8 +234,10 @@ impl Account {
                 seen.is_in(lock.state);
             }
         }
+        let reclaims = call.request.is_reclaim();
         if !self.calls.add(call, self.table.has_something_at(client)) {
-            self.doubt(client, "more calls were open than are remembered");
+            let missed = reclaims || self.may_miss();
+            self.note(client, "more calls were open than are remembered", missed);
         }
     }
 
@@ -247,14 +249,20 @@ impl Account {
     /// Another filter was started: of these calls no reply will be told.
     fn filter_is_new(&mut self) {
         for client in self.calls.clients().collect::<Vec<_>>() {
-            self.doubt(client, "the filter died while a call of it was open");
+            let missed = self.may_miss() || self.calls.of(client).any(|call| call.request.is_reclaim());
+            self.note(client, "the filter died while a call of it was open", missed);
         }
         self.calls.clear();
     }
 
     /// Nothing of what calls from there is dropped. A reclaim of it may have been missed, if clients were told by then.
     pub(super) fn doubt(&mut self, address: IpAddr, why: &str) {
-        self.note(address, why, self.follows_drain || self.table.may_have_told());
+        self.note(address, why, self.may_miss());
+    }
+
+    /// Whether a call that is not known may be a reclaim.
+    fn may_miss(&self) -> bool {
+        self.follows_drain || self.table.may_have_told()
     }
 
     fn note(&mut self, address: IpAddr, why: &str, missed: bool) {
@@ -325,7 +333,7 @@ impl Account {
 
     fn apply(&mut self, now: Duration, call: Call, stat: Stat) {
         self.learn(&call, stat);
-        if !self.ways.contains_key(&call.way) && !self.may_come(&call.request, stat) {
+        if !self.ways.contains_key(&call.way) && !self.may_come(&call, stat) {
             return;
         }
         let Some(client) = self.client(&call.way, &call.caller) else { return };
@@ -371,9 +379,11 @@ impl Account {
 
     /// Whether a client is made for this call of one that is not known. One that has no lock can give none up, and any host can
     /// send what lockd refuses.
-    fn may_come(&self, request: &Request, stat: Stat) -> bool {
+    fn may_come(&self, Call { way, request, .. }: &Call, stat: Stat) -> bool {
         let asks = matches!(request, Request::Lock(_) | Request::Share(_));
-        asks && (stat == Stat::Granted || (request.is_reclaim() && self.ways.len() < MOST))
+        let has_room = || self.ways.len() < MOST || !self.table.clients_at(way.client.0).is_empty();
+        // A conflict may be with another address of its host.
+        asks && (stat == Stat::Granted || (request.is_reclaim() && (stat == Stat::Denied || has_room())))
     }
 
     /// lockd has done it.

@@ -95,7 +95,7 @@ impl Keeper {
         let platform = Arc::clone(&self.platform);
         let look = async move { platform.view().await };
         let view = match &mut self.active {
-            Some(active) => active.link.meanwhile(look).await,
+            Some(active) => active.link.meanwhile_looking(look).await,
             None => look.await,
         };
         match view {

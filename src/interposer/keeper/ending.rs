@@ -211,7 +211,7 @@ impl Keeper {
     async fn walk(&mut self) -> Option<View> {
         let platform = Arc::clone(&self.platform);
         let active = self.active.as_mut()?;
-        match active.link.meanwhile(async move { platform.view().await }).await {
+        match active.link.meanwhile_looking(async move { platform.view().await }).await {
             Ok(view) => Some(view),
             Err(error) => {
                 tracing::warn!(%error, "lockd's records cannot be read");
@@ -239,9 +239,7 @@ impl Keeper {
             let dropping = freed.iter().map(|freed| freed.row.clone()).collect();
             active.journal.dropping = List::clipped(dropping);
             if let Err(error) = self.run_files.keep(&active.journal) {
-                active.journal.dropping = List::default();
-                active.account.table.settle_cancel();
-                active.account.catch_up(now);
+                self.forget_drop();
                 let words = format!("the locks to drop cannot be written to disk, nothing was dropped: {error}");
                 return Err(Refusal::new(RefusalCode::NotDurable, words));
             }
@@ -252,7 +250,14 @@ impl Keeper {
                 return Err(self.supersede(&why).await);
             }
             self.take_in().await;
+            if let Err(refusal) = self.owes_nothing(terms) {
+                self.forget_drop();
+                return Err(refusal);
+            }
             left.extend(self.no_more_sure(&mut freed));
+            if let Some(active) = &mut self.active {
+                active.journal.dropping = List::clipped(freed.iter().map(|freed| freed.row.clone()).collect());
+            }
         }
         let mut not_dropped = match freed.as_slice() {
             [] => NotDropped::default(),
@@ -264,6 +269,15 @@ impl Keeper {
         not_dropped.kept.extend(left);
         let full = self.spare(&not_dropped).unwrap_or(full);
         self.commit(full, !freed.is_empty()).await
+    }
+
+    /// Nothing is freed, and the run goes on.
+    fn forget_drop(&mut self) {
+        let now = self.now();
+        let Some(active) = &mut self.active else { return };
+        active.journal.dropping = List::default();
+        active.account.table.settle_cancel();
+        active.account.catch_up(now);
     }
 
     /// Takes out what is not to be freed any more, with the reason.

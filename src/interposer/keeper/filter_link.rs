@@ -198,14 +198,23 @@ impl FilterLink {
         self.superseded.clone().map_or(Ok(()), Err)
     }
 
-    /// Waits for the work, and meanwhile hears the filter.
+    /// Waits for the work, and meanwhile hears the filter. The work may need the filter itself.
     pub(super) async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> T {
+        self.wait_and_hear(work, usize::MAX).await
+    }
+
+    /// The same where the work is to look only: then the filter is not heard without a bound.
+    pub(super) async fn meanwhile_looking<T>(&mut self, look: impl Future<Output = T>) -> T {
+        self.wait_and_hear(look, MOST_HEARD).await
+    }
+
+    async fn wait_and_hear<T>(&mut self, work: impl Future<Output = T>, most: usize) -> T {
         tokio::pin!(work);
         loop {
             tokio::select! {
                 biased;
                 done = &mut work => return done,
-                told = self.gate.told(), if self.superseded.is_none() && self.heard.len() < MOST_HEARD => self.take(told).await,
+                told = self.gate.told(), if self.superseded.is_none() && self.heard.len() < most => self.take(told).await,
                 () = tokio::time::sleep(KEEP_RULES_EVERY) => {}
             }
             self.keep_up().await;

@@ -155,6 +155,10 @@ impl KeeperFiles {
     /// A controller has it. `grows`: late reclaims may still be added.
     pub(super) fn acknowledge(&self, run: RunId, grows: bool) -> io::Result<()> {
         let result = self.path(run, RESULT);
+        // Without its result a run that is still there as active would be one whose keeper was killed.
+        if result.try_exists()? && self.left()?.is_some_and(|journal| journal.args.run == run) {
+            remove(&self.dir.join(ACTIVE))?;
+        }
         if !grows {
             return self.forget(run);
         }

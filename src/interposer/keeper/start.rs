@@ -17,7 +17,7 @@ use super::called::CalledAddresses;
 use super::filter_link::{FilterLink, LinkEvent};
 use super::run_files::Journal;
 use super::state::{Active, Keeper, not_durable, unsupported};
-use crate::interposer::messages::{self, Blind, Call, Claim, FilterEvent, Order, Request};
+use crate::interposer::messages::{self, Call, Claim, FilterEvent, Order, Request};
 use crate::interposer::proof;
 use crate::manager::knfsd::owners::View;
 use crate::rpc::server::ConnectionId;
@@ -25,7 +25,7 @@ use crate::units::count;
 use crate::wire::control::{BeginArgs, Begun, Mode, Refusal, RefusalCode};
 use crate::wire::nlm::Stat;
 use crate::wire::types::NsmState;
-use crate::wire::xdr::{List, Text};
+use crate::wire::xdr::List;
 
 impl Keeper {
     pub(super) async fn begin(&mut self, args: BeginArgs, from: ConnectionId) -> Result<Begun, Refusal> {
@@ -176,9 +176,10 @@ impl Keeper {
         }
         link.all_obeyed().await?;
         // What a reply is to that came before the walk, whose call came before the rules, is in the walk.
-        let is_in_walk = |told: &FilterEvent| !follows_drain && matches!(told, FilterEvent::StrayReply(_));
-        for told in unanswered(&*before).into_iter().filter(|told| !is_in_walk(told)) {
-            account.told(now, told);
+        let is_in_walk =
+            |heard: &LinkEvent| !follows_drain && matches!(heard, LinkEvent::FilterEvent(FilterEvent::StrayReply(_)));
+        for heard in unanswered(&*before).into_iter().filter(|heard| !is_in_walk(heard)) {
+            account.heard(now, heard);
         }
         for (call, stat) in answered(&*before) {
             account.learn(call, stat);
@@ -221,23 +222,24 @@ fn answered<'a>(heard: impl IntoIterator<Item = &'a LinkEvent>) -> Vec<(&'a Call
     answered
 }
 
-/// Of what was told before the walk only calls without a reply are news to the account, and what was not seen.
-fn unanswered<'a>(heard: impl IntoIterator<Item = &'a LinkEvent>) -> Vec<FilterEvent> {
+/// Of what was heard before the walk only calls without a reply are news to the account, and what was not seen.
+fn unanswered<'a>(heard: impl IntoIterator<Item = &'a LinkEvent>) -> Vec<LinkEvent> {
     let (mut open, mut unseen) = (BTreeMap::new(), Vec::new());
+    let calls = |open: &mut BTreeMap<u64, Call>| {
+        std::mem::take(open).into_values().map(|call| LinkEvent::FilterEvent(FilterEvent::Call(call)))
+    };
     for heard in heard {
         match heard {
             LinkEvent::FilterEvent(FilterEvent::Call(call)) => drop(open.insert(call.number, call.clone())),
             LinkEvent::FilterEvent(FilterEvent::Reply(reply)) => drop(open.remove(&reply.call)),
-            LinkEvent::FilterEvent(told) => unseen.push(told.clone()),
+            LinkEvent::FilterEvent(told) => unseen.push(LinkEvent::FilterEvent(told.clone())),
             LinkEvent::StoodStill => {}
             LinkEvent::NewFilter => {
-                let blind = |call: Call| {
-                    let why = Text::clipped("the filter died while a call of it was open");
-                    FilterEvent::Blind(Blind { client: call.way.client, why })
-                };
-                unseen.extend(std::mem::take(&mut open).into_values().map(blind));
+                unseen.extend(calls(&mut open));
+                unseen.push(LinkEvent::NewFilter);
             }
         }
     }
-    unseen.into_iter().chain(open.into_values().map(FilterEvent::Call)).collect()
+    unseen.extend(calls(&mut open));
+    unseen
 }

@@ -168,3 +168,24 @@ async fn a_run_ends_with_its_result_on_disk_whatever_becomes_of_other_files() {
     assert_eq!(sums(stage.settle().await.counts), (1, 0, 1, 0));
     assert_eq!(stage.status().await.run.0, None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn packets_that_were_lost_while_the_drop_was_written_to_disk_put_it_off() {
+    let stage = about_to_lose().await;
+    of(&stage.world).on_rules = vec![FilterEvent::Lost];
+    let refusal = stage.handle.settle(ALWAYS, ConnectionId(1)).await.unwrap_err();
+    assert_eq!((refusal.code, unlocks(&stage)), (RefusalCode::StillPending, 0));
+    assert_eq!(sums(stage.settle().await.counts), (1, 0, 1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_has_ended_stays_so_when_its_result_was_fetched() {
+    let stage = about_to_lose().await;
+    let active = stage.dir.path().join("active");
+    let journal = std::fs::read(&active).unwrap();
+    stage.settle().await;
+    // As if it could not be removed.
+    std::fs::write(&active, journal).unwrap();
+    stage.handle.acknowledge(RunArgs { run: RUN }).await.unwrap();
+    assert_eq!(run_files(stage.dir.path()).left().unwrap(), None);
+}

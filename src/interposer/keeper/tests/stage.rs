@@ -44,6 +44,8 @@ pub(super) struct World {
     pub(super) calls: u64,
     pub(super) gates: usize,
     pub(super) refuses_proof: bool,
+    /// The filter dies after that.
+    pub(super) dies_at_proof: bool,
     /// What the filter tells while the way is proved.
     pub(super) at_proof: Vec<FilterEvent>,
     /// UNLOCKs of this file have no effect.
@@ -153,6 +155,9 @@ impl Platform for FakeLockd {
         world.done.push(format!("proof of {mode:?}"));
         for told in std::mem::take(&mut world.at_proof) {
             world.tell.as_ref().unwrap().send(Some(told)).unwrap();
+        }
+        if std::mem::take(&mut world.dies_at_proof) {
+            world.tell.as_ref().unwrap().send(None).unwrap();
         }
         if world.refuses_proof { Err("an ordinary LOCK was granted".into()) } else { Ok(()) }
     }
@@ -270,6 +275,7 @@ impl Stage {
             calls: 0,
             gates: 0,
             refuses_proof: false,
+            dies_at_proof: false,
             at_proof: Vec::new(),
             stubborn: None,
             is_late: false,

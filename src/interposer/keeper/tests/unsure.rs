@@ -315,3 +315,26 @@ async fn what_the_proof_calls_in_a_clients_name_is_not_that_clients() {
     assert_eq!(of(&stage.world).gates, 0);
     assert_eq!(stage.killed().unsure().await, [""; 0]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_open_reclaim_is_not_forgotten_with_the_filter_that_told_of_it_also_before_the_first_notice() {
+    for before_the_walk in [true, false] {
+        let stage = Stage::new(vec![held(1, 5, "live"), held(1, 6, "old")]);
+        let (request, treated) = (lock(1, 6, "old", true), Treated::Taken);
+        let call = FilterEvent::Call(Call { number: 1, way: way(1), caller: name("c1"), request, treated });
+        if before_the_walk {
+            of(&stage.world).at_proof = vec![call];
+            of(&stage.world).dies_at_proof = true;
+            stage.begin(control::Mode::Strict).await.unwrap();
+        } else {
+            stage.begin(control::Mode::Strict).await.unwrap();
+            stage.tell(call);
+            of(&stage.world).tell.as_ref().unwrap().send(None).unwrap();
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        stage.answered(1, lock(1, 5, "live", true), Stat::Granted);
+        stage.acked().await;
+        assert_eq!(sums(stage.settle().await.counts), (1, 0, 0, 1), "{before_the_walk}");
+        assert_eq!(stage.unsure().await, ["live", "old"], "{before_the_walk}");
+    }
+}
