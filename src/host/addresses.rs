@@ -2,18 +2,34 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use nix::net::if_::InterfaceFlags;
 
 use crate::wire::scope;
 
+/// Addresses for documentation (RFC 5737, RFC 3849), which no host has.
+const OF_NOBODY: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(198, 51, 100, 254)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xfffe)),
+];
+
 /// Whether this host has the address now, loopback included.
 pub fn is_own_address(ip: IpAddr) -> bool {
     // Only the kernel knows: what is assigned, and what a subnet on the loopback interface covers.
-    let socket = scope::split(SocketAddr::new(ip.to_canonical(), 0));
-    UdpSocket::bind(socket).err().is_none_or(|error| error.kind() != ErrorKind::AddrNotAvailable)
+    let ip = ip.to_canonical();
+    if !can_bind(ip) || ip.is_loopback() {
+        return can_bind(ip);
+    }
+    // With `net.ipv4.ip_nonlocal_bind` it lets each address be bound. Then those of interfaces are this host's.
+    let lies = OF_NOBODY.into_iter().any(|nobodys| nobodys.is_ipv4() == ip.is_ipv4() && can_bind(nobodys));
+    !lies || addresses().ok().is_none_or(|own| own.contains(&scope::split(SocketAddr::new(ip, 0)).ip()))
+}
+
+fn can_bind(ip: IpAddr) -> bool {
+    let bound = UdpSocket::bind(scope::split(SocketAddr::new(ip, 0)));
+    bound.err().is_none_or(|error| error.kind() != ErrorKind::AddrNotAvailable)
 }
 
 /// The addresses of all interfaces. A link-local one comes without its interface.

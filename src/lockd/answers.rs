@@ -202,7 +202,13 @@ impl Shared {
             args: &waiting.args,
         };
         match way {
-            Way::Udp(sender, listener) => sender.cast(listener.address, line.via.server_address, request).await,
+            Way::Udp(sender, listener) => {
+                // The next one may be sent, and of this one the client sends its request again.
+                if let Err(error) = sender.cast(listener.address, line.via.server_address, request).await {
+                    tracing::debug!(client = %line.client, %error, "an answer was not sent");
+                }
+                Ok(())
+            }
             Way::Tcp(stream) => stream.cast(request, PATIENCE).await,
         }
     }

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -26,6 +27,8 @@ use crate::wire::types::Transport;
 
 /// How long accepting rests when this process or the system has no room for another socket.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// A peer that has had no room for a reply for so long takes none: a healthy one on a slow path has room again sooner.
+const DEAF: Duration = Duration::from_millis(200);
 /// Bytes read from a stream at a time, at least: as many calls as a connection may have open.
 const READ_SIZE: usize = 16 << 10;
 /// Replies that one write takes at most, and bytes after which it takes no more.
@@ -340,7 +343,8 @@ impl Output {
         self.replies >= REPLIES_JOINED || self.records.len() >= WRITE_SIZE
     }
 
-    /// `waits`: whenever the peer has no room for more.
+    /// `waits`: whenever the peer has no room for more, and has had none for a while. A slow path is no reason to leave calls
+    /// out of account that have come.
     async fn write<S: AsyncWrite + Unpin>(
         &mut self,
         stream: &mut S,
@@ -349,20 +353,28 @@ impl Output {
     ) -> Result<(), NotWritten> {
         if !self.is_empty() {
             let mut rest = self.records.as_slice();
-            let write = poll_fn(|cx| {
+            let is_deaf = AtomicBool::new(false);
+            let mut write = pin!(poll_fn(|cx| {
                 while !rest.is_empty() {
                     match Pin::new(&mut *stream).poll_write(cx, rest) {
                         Poll::Ready(Ok(taken @ 1..)) => rest = rest.get(taken..).unwrap_or_default(),
                         Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(NotWritten)),
                         Poll::Pending => {
-                            waits(stream);
+                            if is_deaf.load(Ordering::Relaxed) {
+                                waits(stream);
+                            }
                             return Poll::Pending;
                         }
                     }
                 }
                 Poll::Ready(Ok(()))
-            });
-            timeout(transfer, write).await.map_err(|_| NotWritten)??;
+            }));
+            if let Ok(written) = timeout(DEAF.min(transfer), &mut write).await {
+                written?;
+            } else {
+                is_deaf.store(true, Ordering::Relaxed);
+                timeout(transfer.saturating_sub(DEAF), write).await.map_err(|_| NotWritten)??;
+            }
             self.records.clear();
             self.records.shrink_to(READ_SIZE);
             self.replies = 0;

@@ -59,13 +59,13 @@ pub async fn getport(
     });
     let asking = async {
         match tokio::time::timeout(timeout / HEAD_START, &mut by_udp).await {
-            Ok(Err(CallError::Refused)) => return by_tcp.await.or(Err(CallError::Refused)),
+            Ok(Err(error)) if is_of_udp(&error) => return by_tcp.await.or(Err(error)),
             Ok(answer) => return answer,
             Err(_) => {}
         }
         tokio::select! {
             answer = &mut by_udp => match answer {
-                Err(CallError::Refused) => by_tcp.await.or(Err(CallError::Refused)),
+                Err(error) if is_of_udp(&error) => by_tcp.await.or(Err(error)),
                 answer => answer,
             },
             answer = &mut by_tcp => match answer {
@@ -75,6 +75,11 @@ pub async fn getport(
         }
     };
     tokio::time::timeout(timeout, asking).await.unwrap_or(Err(CallError::TimedOut))
+}
+
+/// Whether it says nothing of TCP: nobody listens on UDP, or this host cannot send there.
+fn is_of_udp(error: &CallError) -> bool {
+    matches!(error, CallError::Refused | CallError::PermissionDenied | CallError::Io(_))
 }
 
 async fn ask(way: Way<'_>, server: SocketAddr, sought: Sought, timeout: Duration) -> Result<Option<u16>, CallError> {
