@@ -7,10 +7,10 @@
 //! - The last tenth of the table is for those who have at most a thousandth of it, so that a few that take all
 //!   they can get do not shut others out. With IPv6 this holds for a network, not an address.
 
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
 
-use crate::spread::Spread;
+use crate::spread::{self, Spread};
 
 /// The bounds of one table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,12 +32,22 @@ impl Bounds {
 }
 
 /// The holder of an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holder {
     /// That of the host at an address.
     Host(IpAddr),
     /// A user's of this machine.
     User(u32),
+}
+
+impl Hash for Holder {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match *self {
+            Self::Host(address) => spread::number(address),
+            Self::User(user) => user.into(),
+        }
+        .hash(state);
+    }
 }
 
 /// What there is no room in.

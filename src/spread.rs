@@ -5,6 +5,7 @@
 //! one table.
 
 use std::hash::{BuildHasher, Hash, RandomState};
+use std::net::IpAddr;
 
 use hashbrown::HashTable;
 
@@ -20,6 +21,14 @@ pub struct Spread<T, S = RandomState> {
 impl<T, S: BuildHasher + Default> Default for Spread<T, S> {
     fn default() -> Self {
         Self::hashed(S::default())
+    }
+}
+
+/// An address in one part, to be hashed faster.
+pub fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(ip) => ip.to_bits().into(),
+        IpAddr::V6(ip) => ip.to_bits(),
     }
 }
 

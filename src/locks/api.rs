@@ -1,10 +1,12 @@
 //! The inputs and outputs of the lock table.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 
 use super::coverage::Part;
 use crate::shares::Bounds;
+use crate::spread;
 use crate::wire::control::{LockFate, RunId};
 use crate::wire::types::{ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid, Transport};
 
@@ -14,7 +16,7 @@ pub struct ClientId(pub u32);
 
 /// The path a call came by. It is part of the owner's identity: one host uses equal svids over
 /// different paths for different processes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Via {
     /// The server address that was called.
     pub server_address: IpAddr,
@@ -22,6 +24,14 @@ pub struct Via {
     pub transport: Transport,
     /// The NLM version spoken.
     pub version: u32,
+}
+
+/// In few parts: with each call an owner is looked up.
+impl Hash for Via {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self { server_address, transport, version } = *self;
+        (spread::number(server_address), transport as u32, version).hash(state);
+    }
 }
 
 /// Who calls.

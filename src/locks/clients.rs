@@ -20,6 +20,7 @@ use super::index::Index;
 use super::owners::Owners;
 use super::segment::{FileId, OwnerId};
 use super::segments::Change;
+use super::series::Series;
 use crate::shares::{Bounds, Full, Holder, Shares};
 use crate::spread::Spread;
 use crate::wire::control::ClientRef;
@@ -187,9 +188,7 @@ fn short_key(name: &CallerName) -> String {
 
 #[derive(Debug)]
 pub(super) struct Clients {
-    by_id: Spread<(ClientId, Box<Client>), RandomState>,
-    /// In the order they came.
-    ids: BTreeSet<ClientId>,
+    by_id: Series<Client>,
     by_key: Spread<((IpAddr, CallerName), ClientId), RandomState>,
     by_address: Index<IpAddr, ClientId>,
     /// By the short name in small letters: names that may be one host's stand together.
@@ -202,15 +201,13 @@ pub(super) struct Clients {
     locks: Shares<RandomState>,
     waiters: Shares<RandomState>,
     monitored: usize,
-    next_id: u32,
     clock: u64,
 }
 
 impl Clients {
     pub(super) fn new(hash: &RandomState) -> Self {
         Self {
-            by_id: Spread::hashed(hash.clone()),
-            ids: BTreeSet::new(),
+            by_id: Series::new(),
             by_key: Spread::hashed(hash.clone()),
             by_address: Index::new(hash),
             by_short: Index::new(hash),
@@ -220,21 +217,20 @@ impl Clients {
             locks: Shares::hashed(hash),
             waiters: Shares::hashed(hash),
             monitored: 0,
-            next_id: 0,
             clock: 0,
         }
     }
 
     pub(super) fn get(&self, id: ClientId) -> Option<&Client> {
-        self.by_id.get(&id).map(Box::as_ref)
+        self.by_id.get(id.0)
     }
 
     pub(super) fn get_mut(&mut self, id: ClientId) -> Option<&mut Client> {
-        self.by_id.get_mut(&id).map(Box::as_mut)
+        self.by_id.get_mut(id.0)
     }
 
     pub(super) fn len(&self) -> usize {
-        self.ids.len()
+        self.by_id.len()
     }
 
     #[cfg(test)]
@@ -243,7 +239,7 @@ impl Clients {
     }
 
     pub(super) fn after(&self, id: u32) -> impl Iterator<Item = (ClientId, &Client)> {
-        self.ids.range(ClientId(id)..).filter_map(|id| Some((*id, self.get(*id)?)))
+        self.by_id.from(id).map(|(id, client)| (ClientId(id), client))
     }
 
     pub(super) fn find(&self, address: IpAddr, name: &CallerName) -> Option<ClientId> {
@@ -306,12 +302,10 @@ impl Clients {
 
     /// No client has this number or a higher one.
     pub(super) fn next_number(&self) -> u32 {
-        self.next_id
+        self.by_id.next()
     }
 
     pub(super) fn add(&mut self, address: IpAddr, name: &CallerName) -> Option<ClientId> {
-        let id = ClientId(self.next_id);
-        self.next_id = self.next_id.checked_add(1)?;
         let client = Client {
             name: name.clone(),
             address,
@@ -333,8 +327,7 @@ impl Clients {
             waited: BTreeMap::new(),
             idle_since: None,
         };
-        self.by_id.insert(id, Box::new(client));
-        self.ids.insert(id);
+        let id = ClientId(self.by_id.add(client)?);
         self.update(id, |_| {});
         self.by_short.add(short_key(name), id);
         self.by_key.insert((address, name.clone()), id);
@@ -348,15 +341,14 @@ impl Clients {
     }
 
     pub(super) fn set_monitored(&mut self, id: ClientId, monitored: bool) {
-        let Some(client) = self.by_id.get_mut(&id) else { return };
+        let Some(client) = self.by_id.get_mut(id.0) else { return };
         self.monitored -= usize::from(client.monitored);
         self.monitored += usize::from(monitored);
         client.monitored = monitored;
     }
 
     pub(super) fn remove(&mut self, id: ClientId) {
-        let Some(client) = self.by_id.remove(&id) else { return };
-        self.ids.remove(&id);
+        let Some(client) = self.by_id.remove(id.0) else { return };
         self.monitored -= usize::from(client.monitored);
         self.by_address.remove(&client.address, &id);
         self.hosts.give_back(Holder::Host(client.address), 1);
@@ -369,7 +361,7 @@ impl Clients {
 
     /// The client called this server address: it is the last one to make room.
     pub(super) fn called(&mut self, id: ClientId, server_address: IpAddr) {
-        let Some(client) = self.by_id.get_mut(&id) else { return };
+        let Some(client) = self.by_id.get_mut(id.0) else { return };
         if let Some(since) = client.idle_since.take() {
             self.idle.remove(&(since, id));
         }
@@ -387,7 +379,7 @@ impl Clients {
 
     /// Changes the client, and puts it in or out of the queue of those that make room, as its counts say.
     fn update(&mut self, id: ClientId, change: impl FnOnce(&mut Client)) {
-        let Some(client) = self.by_id.get_mut(&id) else { return };
+        let Some(client) = self.by_id.get_mut(id.0) else { return };
         change(client);
         let idle = !client.has_something();
         match (client.idle_since, idle) {
@@ -406,7 +398,7 @@ impl Clients {
 
     /// Something that is listed of it has changed.
     pub(super) fn changed(&mut self, id: ClientId) {
-        if let Some(client) = self.by_id.get_mut(&id) {
+        if let Some(client) = self.by_id.get_mut(id.0) {
             client.changes += 1;
         }
     }

@@ -183,9 +183,16 @@ impl File {
         let many = match &mut self.kept {
             Kept::Few(list) => {
                 let is_meant = |s: &Segment| s.owner == owner && s.range.overlaps(range) && accept(s);
-                // Mostly there is none.
-                let first = list.iter().position(is_meant).unwrap_or(list.len());
-                return list.extract_if(first.., |s| is_meant(s)).take(most).collect();
+                let mut taken = Few::new();
+                let mut from = 0;
+                // Mostly there is none, or one.
+                while taken.len() < most
+                    && let Some(at) = list.iter().skip(from).position(is_meant)
+                {
+                    from += at;
+                    taken.push(list.remove(from));
+                }
+                return taken;
             }
             Kept::Many(many) => many,
         };

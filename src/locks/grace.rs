@@ -50,7 +50,7 @@ impl LockTable {
             self.recovery_spare -= more;
             self.recovery_until = Some(moved + more);
         }
-        self.effects.push_back(Effect::Changed);
+        self.changed = true;
     }
 
     /// Whether time decides about clients: a run or a recovery is on.
@@ -200,7 +200,7 @@ impl LockTable {
         let run = self.active(args.run)?;
         run.notices_begun |= args.notices_begun;
         let unknown = args.clients.as_slice().iter().filter(|seen| !run.progress(now, seen)).count();
-        self.effects.push_back(Effect::Changed);
+        self.changed = true;
         if unknown > 0 {
             return Err(Refusal::new(RefusalCode::BadRequest, format!("{unknown} clients are not the run's")));
         }
@@ -211,7 +211,7 @@ impl LockTable {
     pub fn extend(&mut self, now: Duration, args: &ExtendArgs) -> Result<(), Refusal> {
         let run = self.active(args.run)?;
         run.extend(now.saturating_add(Duration::from_millis(args.remaining_ms)));
-        self.effects.push_back(Effect::Changed);
+        self.changed = true;
         Ok(())
     }
 

@@ -68,6 +68,7 @@ mod rows;
 mod run;
 mod segment;
 mod segments;
+mod series;
 mod settle;
 mod settling;
 mod silence;

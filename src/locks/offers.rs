@@ -37,7 +37,7 @@ impl LockTable {
         for segment in stronger {
             self.put(want.file, Segment { range: segment.range, kind: segment.kind, ..offered });
         }
-        self.effects.push_back(Effect::Changed);
+        self.changed = true;
         if let Some(releasing) = &mut self.releasing {
             releasing.served(want.file);
         }
@@ -60,6 +60,9 @@ impl LockTable {
     /// it was offered the range, so the offer is taken back and made anew when the range is free. One for what its owner
     /// has anyhow stays.
     pub(super) fn renew_offers(&mut self, file: FileId, owner: OwnerId) {
+        if !self.waiters.has_any_in(file) {
+            return;
+        }
         // What is in too many pieces to be looked at counts as lacking.
         let lacks = |want: &Want| {
             let its = self.owned(want).filter(|s| s.kind.covers(want.lock.kind) && !self.is_void(file, s));
@@ -76,10 +79,8 @@ impl LockTable {
 
     /// The same of the owners of these pieces of the file, which are gone.
     pub(super) fn renew_offers_of(&mut self, file: FileId, gone: &[Segment]) {
-        if self.waiters.has_any_in(file) {
-            for owner in gone.iter().map(|piece| piece.owner).collect::<BTreeSet<_>>() {
-                self.renew_offers(file, owner);
-            }
+        for owner in gone.iter().map(|piece| piece.owner).collect::<BTreeSet<_>>() {
+            self.renew_offers(file, owner);
         }
     }
 

@@ -87,7 +87,7 @@ impl LockTable {
         if refused {
             self.ask_again_later(want.file);
         }
-        self.effects.push_back(Effect::Changed);
+        self.changed = true;
         Verdict::Blocked
     }
 
@@ -126,7 +126,7 @@ impl LockTable {
             // Its owner may wait for something else there.
             self.waiters.free(waiter.want.file, waiter.want.lock.range);
         }
-        self.effects.push_back(Effect::Changed);
+        self.changed = true;
         Some((waiter, stood))
     }
 

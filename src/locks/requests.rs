@@ -174,7 +174,7 @@ impl LockTable {
         }
         self.put(want.file, want.lock);
         self.renew_offers(want.file, want.lock.owner);
-        self.effects.push_back(Effect::Changed);
+        self.changed = true;
         self.wake(want.file);
         Handled::Reply(Verdict::Granted)
     }
@@ -251,7 +251,7 @@ impl LockTable {
                 run.reclaim_granted(now, client, server_address, elsewhere.is_some() || !unheld.is_empty());
             }
         }
-        self.effects.push_back(Effect::Changed);
+        self.changed = true;
         if !unknown.is_empty()
             && let Some(row) = self.fate_row(want.file, &want.lock, Fate::Resurrected)
         {
@@ -341,7 +341,7 @@ impl LockTable {
             self.suspect_sibling(want, freed || waited);
         }
         if freed {
-            self.effects.push_back(Effect::Changed);
+            self.changed = true;
         }
         if more {
             // It might be offered what it waits for there, and the next step would free that. Its client repeats the request.

@@ -22,14 +22,16 @@ use crate::wire::types::{ByteRange, FileHandle};
 #[must_use]
 pub(super) struct Change {
     file: FileId,
-    /// What was cut out of each segment, and the number of pieces left of it.
-    cuts: Few<(Segment, usize)>,
+    /// What was cut out of each segment.
+    cut: Few<Segment>,
+    /// The number of pieces left of each.
+    left: Few<usize>,
     put: Option<Segment>,
 }
 
 impl Change {
     fn none(file: FileId) -> Self {
-        Self { file, cuts: Few::new(), put: None }
+        Self { file, cut: Few::new(), left: Few::new(), put: None }
     }
 
     pub(super) fn file(&self) -> FileId {
@@ -40,16 +42,16 @@ impl Change {
     /// that no count is zero in between.
     pub(super) fn counts(&self) -> impl Iterator<Item = (&Segment, usize, usize)> {
         let put = self.put.iter().map(|segment| (segment, 0, 1));
-        put.chain(self.cuts.iter().map(|(segment, left)| (segment, 1, *left)))
+        put.chain(self.cut.iter().zip(&self.left).map(|(segment, left)| (segment, 1, *left)))
     }
 
     /// The pieces that were cut out.
     pub(super) fn cut(&self) -> impl Iterator<Item = &Segment> {
-        self.cuts.iter().map(|(piece, _)| piece)
+        self.cut.iter()
     }
 
     pub(super) fn into_cut(self) -> Few<Segment> {
-        self.cuts.into_iter().map(|(piece, _)| piece).collect()
+        self.cut
     }
 
     /// The range in which all that was cut out lies.
@@ -177,7 +179,8 @@ impl Segments {
             let left = pieces.clone().count();
             let (mark, epoch) = rest(&segment, left);
             pieces.for_each(|range| f.insert(Segment { range, epoch, mark, ..segment }));
-            change.cuts.push((Segment { range: intersection(segment.range, range), mark, ..segment }, left));
+            change.cut.push(Segment { range: intersection(segment.range, range), mark, ..segment });
+            change.left.push(left);
         }
         change
     }
@@ -197,7 +200,8 @@ impl Segments {
             for neighbour in f.take(segment.owner, around, usize::MAX, |s| alike(s) && joins(s)) {
                 whole.range = hull(whole.range, neighbour.range);
                 whole.since = whole.since.min(neighbour.since);
-                change.cuts.push((neighbour, 0));
+                change.cut.push(neighbour);
+                change.left.push(0);
             }
         }
         f.insert(whole);

@@ -159,6 +159,9 @@ impl LockTable {
     pub(super) fn take_over(&mut self, want: &Want, call: &Call) -> bool {
         self.notice_return(want, call);
         let place = Place { file: want.file, range: want.lock.range, kind: want.lock.kind };
+        if !self.meets_others(Some(want.lock.owner), place, call) {
+            return false;
+        }
         let number = self.number_of(Some(want.caller.client), call);
         let Some(speaker) = self.speaker(want, number) else { return false };
         let siblings = self.same_owners(&speaker, place, call);
@@ -185,7 +188,17 @@ impl LockTable {
         let owner = client.and_then(|client| self.owners.find(client, via, &process));
         let state = self.number_of(client, call);
         let speaker = Speaker { address, name, via, process: &process, state, owner };
-        !self.same_owners(&speaker, Place { file, range, kind }, call).is_empty()
+        let place = Place { file, range, kind };
+        self.meets_others(owner, place, call) && !self.same_owners(&speaker, place, call).is_empty()
+    }
+
+    /// Whether others' locks are in the way, or the caller has nothing of what it gives up. Mostly neither is the case.
+    fn meets_others(&self, owner: Option<OwnerId>, place: Place, call: &Call) -> bool {
+        if asks_for_more(call) {
+            self.excluding(place.file, owner, place.range, place.kind).next().is_some()
+        } else {
+            !owner.is_some_and(|owner| self.has_some_of(owner, place, call))
+        }
     }
 
     /// The siblings that the call meets, if all of them are its owner. In grace reclaims tell who is who.
@@ -196,7 +209,7 @@ impl LockTable {
         let met = if asks_for_more(call) {
             self.siblings_in_the_way(speaker, place)
         } else {
-            self.siblings_behind(speaker, place, call)
+            self.siblings_behind(speaker, place)
         };
         if met.is_empty() || !self.is_one_machine(speaker) {
             return Vec::new();
@@ -226,10 +239,7 @@ impl LockTable {
     }
 
     /// Those that have something where the caller gives up something and has nothing.
-    fn siblings_behind(&self, speaker: &Speaker<'_>, place: Place, call: &Call) -> Vec<OwnerId> {
-        if speaker.owner.is_some_and(|owner| self.has_some_of(owner, place, call)) {
-            return Vec::new();
-        }
+    fn siblings_behind(&self, speaker: &Speaker<'_>, place: Place) -> Vec<OwnerId> {
         let siblings = self.others(speaker, place.kind).filter(|owner| {
             self.is_spelling_of(*owner, speaker, place.kind)
                 && (self.holds(*owner, place, false) || self.waits(*owner, place, false))

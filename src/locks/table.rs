@@ -55,6 +55,8 @@ pub struct LockTable {
     /// What another lock domain has of what is locked here, if there is one.
     pub(super) mirror: Mirror,
     pub(super) effects: VecDeque<Effect>,
+    /// [`Effect::Changed`] is to be told: once, however often it was the case.
+    pub(super) changed: bool,
 }
 
 impl LockTable {
@@ -82,6 +84,7 @@ impl LockTable {
             next_mark: 1,
             mirror: Mirror::default(),
             effects: VecDeque::new(),
+            changed: false,
         }
     }
 
@@ -178,12 +181,13 @@ impl LockTable {
             self.mirror = mirror;
             self.effects.extend(effects);
         }
-        self.effects.pop_front()
+        self.effects.pop_front().or_else(|| std::mem::take(&mut self.changed).then_some(Effect::Changed))
     }
 
     /// Something happened that a person and a watcher care about.
     pub(super) fn announce(&mut self, kind: &'static str, words: String) {
-        self.effects.extend([Effect::Event(kind, words), Effect::Changed]);
+        self.effects.push_back(Effect::Event(kind, words));
+        self.changed = true;
     }
 
     /// The server address that the owner calls.
@@ -431,7 +435,7 @@ impl LockTable {
         }
         self.void = Some(void);
         self.renew_offers_of(file, &taken);
-        self.effects.push_back(Effect::Changed);
+        self.changed = true;
         if next.is_none() {
             self.wake(file);
         }
