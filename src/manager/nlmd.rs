@@ -84,7 +84,7 @@ impl Nlmd {
     fn unreachable(&self, error: &CallError) -> ManagerError {
         let remedy = match error {
             CallError::NotThere => "start nlmd, or give the path of its socket with --control",
-            CallError::Refused => "nlmd has ended and left its socket behind: start it again",
+            CallError::Refused | CallError::RefusedNow => "nlmd has ended and left its socket behind: start it again",
             CallError::PermissionDenied => {
                 "run this as root or as the user nlmd runs as, or ask its read-only socket (--control)"
             }

@@ -10,9 +10,14 @@ pub enum CallError {
     /// No answer in time. The call may have been executed or not.
     #[error("no answer in time")]
     TimedOut,
-    /// No program listens there (ICMP port unreachable, TCP reset, a socket file without a server).
+    /// No program listens there (ICMP port unreachable on this call's one datagram, TCP reset, a socket file without a
+    /// server). It was not executed.
     #[error("no program listens there")]
     Refused,
+    /// The same is reported, but of other datagrams to that port, or this call was sent several times. It may have been
+    /// executed.
+    #[error("no program listens there")]
+    RefusedNow,
     /// There is no such socket file.
     #[error("there is no such socket")]
     NotThere,

@@ -15,7 +15,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::call::{results, xid_of};
-use super::udp::UdpEndpoint;
+use super::udp::{Report, UdpEndpoint};
 use super::xids::Xids;
 
 pub use super::call::{CallError, Request};
@@ -107,17 +107,19 @@ impl UdpClient {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(key, sender);
         let _open = Open { calls: &self.open, key };
         let mut interval = self.retransmit.first;
-        let mut has_left = false;
+        let mut sent = 0;
         loop {
             let again = (Instant::now() + interval).min(deadline);
             match timeout_at(again, self.endpoint.send(&message, to, from)).await {
-                Ok(Err(error)) if !has_left => return Err(error.into()),
+                Ok(Err(error)) if sent == 0 => return Err(error.into()),
                 // One that has left may still be answered.
-                Ok(sent) => has_left |= sent.is_ok(),
+                Ok(left) => sent += u32::from(left.is_ok()),
                 // The socket has had no room.
                 Err(_) => {}
             }
             match timeout_at(again, &mut reply).await {
+                // Of several, another one may have been taken.
+                Ok(Ok(Err(CallError::Refused))) if sent > 1 => return Err(CallError::RefusedNow),
                 Ok(Ok(outcome)) => return outcome,
                 Ok(Err(_)) => return Err(CallError::Io(io::Error::other("the client's reading task has ended"))),
                 Err(_) if Instant::now() >= deadline => return Err(CallError::TimedOut),
@@ -161,7 +163,7 @@ async fn read_replies(endpoint: Arc<UdpEndpoint>, open: Arc<OpenCalls>) {
             tracing::warn!(%error, "cannot receive; trying again");
             tokio::time::sleep(PAUSE).await;
         }
-        let mut refused = endpoint.take_refused();
+        let mut refused: Vec<Report> = endpoint.take_reports().into_iter().filter(|report| report.refused).collect();
         let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
         for datagram in datagrams.drain(..) {
             let Some(xid) = xid_of(&datagram.bytes) else { continue };
@@ -171,11 +173,18 @@ async fn read_replies(endpoint: Arc<UdpEndpoint>, open: Arc<OpenCalls>) {
                 let _ = caller.send(results(&datagram.bytes));
             }
         }
-        refused.dedup();
-        for destination in refused {
-            let at = (destination.ip().to_canonical(), destination.port());
-            for (_, caller) in open.extract_if(|(_, ip, port), _| (*ip, *port) == at) {
+        // Who knows our port can forge a report, but does not know the xid.
+        for Report { to, xid, .. } in &refused {
+            if let Some(caller) = xid.and_then(|xid| open.remove(&(xid, to.ip().to_canonical(), to.port()))) {
                 let _ = caller.send(Err(CallError::Refused));
+            }
+        }
+        // The network does not report on each datagram.
+        refused.dedup_by_key(|report| report.to);
+        for Report { to, .. } in refused {
+            let at = (to.ip().to_canonical(), to.port());
+            for (_, caller) in open.extract_if(|(_, ip, port), _| (*ip, *port) == at) {
+                let _ = caller.send(Err(CallError::RefusedNow));
             }
         }
     }

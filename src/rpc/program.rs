@@ -33,11 +33,11 @@ pub(crate) enum ProgramError {
 }
 
 impl ProgramError {
-    /// Whether the program may have executed the call. A refusal proves nothing of a datagram: the program may have
-    /// closed its port after it took it, and others can forge it. A connection is refused before anything is called.
+    /// Whether the program may have executed the call. That other datagrams were refused proves nothing of this one:
+    /// the program may have closed its port after it took it.
     pub(crate) fn maybe_executed(&self) -> bool {
-        use CallError::{Io, Malformed, Refused, TimedOut};
-        matches!(self, Self::Called(TimedOut | Malformed(_) | Io(_) | Refused))
+        use CallError::{Io, Malformed, RefusedNow, TimedOut};
+        matches!(self, Self::Called(TimedOut | Malformed(_) | Io(_) | RefusedNow))
     }
 }
 

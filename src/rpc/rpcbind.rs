@@ -79,7 +79,7 @@ pub async fn getport(
 
 /// Whether it says nothing of TCP: nobody listens on UDP, or this host cannot send there.
 fn is_of_udp(error: &CallError) -> bool {
-    matches!(error, CallError::Refused | CallError::PermissionDenied | CallError::Io(_))
+    matches!(error, CallError::Refused | CallError::RefusedNow | CallError::PermissionDenied | CallError::Io(_))
 }
 
 async fn ask(way: Way<'_>, server: SocketAddr, sought: Sought, timeout: Duration) -> Result<Option<u16>, CallError> {

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::arrivals::Arrivals;
 use super::client::{CallError, Request, Retransmit, Source, StreamClient, UdpClient};
+use super::program::ProgramError;
 use super::reply_cache::CacheLimits;
 use super::server::{
     ConnectionId, Guests, Limits, Origin, Peer, Service, serve_tcp, serve_udp, serve_unix, shared_cache,
@@ -287,6 +288,31 @@ async fn a_call_to_a_closed_port_is_refused_at_once() {
     let dead = UdpEndpoint::bind("127.0.0.1:0".parse().unwrap()).unwrap().local_addr();
     let outcome = timeout(SOON, udp_client().call(dead, None, request(ECHO, b""), SOON * 6)).await.unwrap();
     assert!(matches!(outcome, Err(CallError::Refused)), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn only_a_report_on_its_one_datagram_proves_that_a_call_was_not_executed() {
+    let maybe_executed = |went: Result<Vec<u8>, _>| ProgramError::Called(went.unwrap_err()).maybe_executed();
+    let endpoint = || UdpEndpoint::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let client = UdpClient::new(Arc::new(endpoint()), Retransmit { first: SOON, max: SOON });
+    let server = endpoint();
+    let at = server.local_addr();
+    let taken = client.call(at, None, request(ECHO, b""), SOON);
+    let refused = async {
+        server.recv().await.unwrap();
+        drop(server);
+        client.call(at, None, request(ECHO, b""), SOON).await
+    };
+    let (taken, refused) = tokio::join!(taken, refused);
+    assert_eq!((maybe_executed(taken), maybe_executed(refused)), (true, false));
+    // Of one that is sent again the first datagram may have been taken.
+    let (client, server) = (udp_client(), UdpEndpoint::bind(at).unwrap());
+    let taken = async {
+        server.recv().await.unwrap();
+        drop(server);
+    };
+    let (again, ()) = tokio::join!(client.call(at, None, request(ECHO, b""), SOON), taken);
+    assert!(maybe_executed(again));
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::call::xid_of;
 use crate::wire::scope;
 
 /// Longest payload that a datagram can have, rounded up.
@@ -73,6 +74,8 @@ pub struct Report {
     pub refused: bool,
     /// There is no such host, says a router, or this machine of its own network.
     pub nobody_is_there: bool,
+    /// The xid that the datagram began with, if the report quotes so much of it.
+    pub xid: Option<u32>,
 }
 
 /// Type and code of "host unreachable" (RFC 792) and "address unreachable" (RFC 4443).
@@ -316,7 +319,7 @@ impl UdpEndpoint {
 
     /// One report from the error queue.
     fn next_report(&self) -> io::Result<Option<Report>> {
-        let mut payload = [0; 1];
+        let mut payload = [0; 4];
         let mut slices = [IoSliceMut::new(&mut payload)];
         let mut control = vec![0; 512];
         let message = recvmsg::<SockaddrStorage>(
@@ -326,7 +329,8 @@ impl UdpEndpoint {
             MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT,
         )?;
         let Some(to) = message.address.as_ref().and_then(inet_address) else { return Ok(None) };
-        let mut report = Report { to, refused: false, nobody_is_there: false };
+        let xid = message.iovs().next().and_then(xid_of);
+        let mut report = Report { to, refused: false, nobody_is_there: false, xid };
         for control in message.cmsgs()? {
             let (error, nobody, by) = match control {
                 ControlMessageOwned::Ipv4RecvErr(error, by) => {
