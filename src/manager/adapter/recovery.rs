@@ -249,9 +249,11 @@ impl<B: Backend> Adapter<B> {
 
     /// Aborts a soft run that another process drives: that one does it when it looks next, this one if that one has ended.
     pub(super) async fn have_it_aborted(&self, run: RunId) -> Result<RunResult, ManagerError> {
-        self.with_run_files(move |run_files| run_files.ask_abort(run)).await?;
-        let asked = Instant::now();
-        while asked.elapsed() < ABORT_PATIENCE {
+        let (began, mut request) = (Instant::now(), None);
+        while began.elapsed() < ABORT_PATIENCE {
+            if request.is_none() {
+                request = self.with_run_files(move |run_files| run_files.ask_abort(run)).await?;
+            }
             self.active().await?;
             match self.ended(run).await? {
                 Some(found) if found.0.result.outcome == Outcome::Aborted => return Ok(found.0.result.clone()),

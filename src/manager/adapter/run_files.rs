@@ -1,5 +1,5 @@
-//! A driven manager's runs on disk: one JSON file for each run, and the lock that gives the right to drive. An empty file
-//! beside a run's asks whoever drives that run to abort it.
+//! A driven manager's runs on disk: one JSON file for each run, and the lock that gives the right to drive. A lock on
+//! a file beside a run's asks whoever drives that run to abort it, and ends with the command that asks.
 //!
 //! A file is replaced whole (temporary file, fsync, rename, fsync of the folder), so what is read is
 //! always one state that was promised. Ended runs stay until they are acknowledged, and the last
@@ -109,14 +109,17 @@ impl RunFiles {
         self.dir.join(format!("{run}.abort"))
     }
 
-    /// Asks the process that drives a run to abort it.
-    pub fn ask_abort(&self, run: RunId) -> Result<(), ManagerError> {
-        replace(&self.abort_path(run), &[], 0o600).map_err(|error| self.failed("ask for an abort", &error))
+    /// Asks the process that drives a run to abort it, as long as the file is open. None: another one asks, or that process
+    /// looks just now.
+    pub fn ask_abort(&self, run: RunId) -> Result<Option<File>, ManagerError> {
+        try_lock(&self.abort_path(run)).map_err(|error| self.failed("ask for an abort", &error))
     }
 
     /// Whether that is asked of it.
     pub fn is_abort_asked(&self, run: RunId) -> Result<bool, ManagerError> {
-        self.abort_path(run).try_exists().map_err(|error| self.failed("look for an abort", &error))
+        let path = self.abort_path(run);
+        let asked = path.try_exists().and_then(|exists| Ok(exists && try_lock(&path)?.is_none()));
+        asked.map_err(|error| self.failed("look for an abort", &error))
     }
 
     /// Forgets a run: one that never touched anything, or that is old.

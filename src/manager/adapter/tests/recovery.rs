@@ -357,3 +357,20 @@ async fn a_run_that_begins_in_grace_is_no_recovery() {
     assert_eq!((status.grace, status.run), (Grace::Strict, Maybe(None)));
     assert_eq!(driver.status().await.unwrap().run.0.unwrap().run, begun);
 }
+
+#[tokio::test]
+async fn an_abort_is_asked_only_as_long_as_the_command_that_asks_is_there() {
+    let host = Host::new();
+    host.with(|world| world.soft = true);
+    let (driver, other) = (host.driver(), host.driver());
+    let run = begun(&driver, 1).await;
+    told(&driver, run).await;
+    let file = host.dir.path().join(format!("{run}.abort"));
+    tokio::select! {
+        went = other.abort(run) => panic!("{went:?}"),
+        () = async { while !file.exists() { tokio::task::yield_now().await } } => {}
+    }
+    // Its file system work ends on a thread.
+    tokio::time::sleep(LOOK_EVERY).await;
+    assert!(driver.status().await.unwrap().run.0.is_some());
+}
