@@ -16,7 +16,7 @@ use crate::rpc::resolver::Unresolved;
 use crate::rpc::xids::Xids;
 use crate::wire::rpc::{self, Credential, RpcError};
 
-/// Until a name that has no address is looked up again: resolvers remember that, and are others' machines.
+/// Until a name that has no address, or of which the resolver said nothing, is looked up again: resolvers are others' machines.
 pub(super) const NAME_REST: Duration = Duration::from_secs(15);
 /// Shortest wait before a TCP call is tried again.
 const STREAM_REST: Duration = Duration::from_secs(1);
@@ -254,7 +254,7 @@ impl Fanout {
         }
         if !subject.addresses.is_empty() {
             return match found {
-                Err(Unresolved::Unanswered(_)) => subject.has_others = true,
+                Err(Unresolved::Unanswered(_)) => subject.ask_name_at = Some(now + NAME_REST),
                 found => self.found_others(now, number, found.unwrap_or_default()),
             };
         }

@@ -86,8 +86,8 @@ pub(super) struct Subject {
     pub(super) addresses: Vec<IpAddr>,
     /// How many of them, from the first on, are known to be its own: all, where a name was given.
     pub(super) own: usize,
-    /// Its name may have other addresses, and was not asked for them yet.
-    pub(super) has_others: bool,
+    /// Its name may have other addresses, and is to be asked for them no sooner than this.
+    pub(super) ask_name_at: Option<Duration>,
     /// The address, not known to be its own, that answered the last of its calls when its own were silent.
     pub(super) elsewhere: Option<IpAddr>,
     /// Which address is called.
@@ -117,13 +117,13 @@ pub(super) struct Subject {
 impl Subject {
     pub(super) fn new(Target { id, host, calls }: Target) -> Self {
         let calls = calls.into_iter().map(|call| (call, CallState::Open)).collect();
-        let (name, addresses, has_others) = match host {
-            Host::Addresses(addresses) => (None, addresses, false),
-            Host::Name(name) => (Some(name), Vec::new(), false),
-            Host::Client { addresses, name } => (Some(name), addresses, true),
+        let (name, addresses, ask_name_at) = match host {
+            Host::Addresses(addresses) => (None, addresses, None),
+            Host::Name(name) => (Some(name), Vec::new(), None),
+            Host::Client { addresses, name } => (Some(name), addresses, Some(Duration::ZERO)),
         };
-        let own = if has_others { addresses.len() } else { usize::MAX };
-        Self { id, name, addresses, own, has_others, calls, ..Self::default() }
+        let own = ask_name_at.map_or(usize::MAX, |_| addresses.len());
+        Self { id, name, addresses, own, ask_name_at, calls, ..Self::default() }
     }
 
     pub(super) fn answered(&self) -> usize {

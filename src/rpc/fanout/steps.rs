@@ -382,8 +382,9 @@ impl Fanout {
         let (sends, misses, step) = (exchange.sends, exchange.misses, exchange.step);
         let Some(subject) = self.subjects.get_mut(number) else { return };
         subject.misses = subject.misses.max(misses);
-        if subject.misses >= ASK_NAME && subject.has_others && matches!(step, Step::Port { .. }) {
-            subject.has_others = false;
+        let ask_name = subject.ask_name_at.is_some_and(|at| at <= now);
+        if subject.misses >= ASK_NAME && ask_name && matches!(step, Step::Port { .. }) {
+            subject.ask_name_at = None;
             self.lookups.push_back(number);
         }
         match step {

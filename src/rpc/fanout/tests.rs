@@ -45,6 +45,8 @@ struct World {
     names: HashMap<String, Vec<IpAddr>>,
     /// So many look-ups get no answer, the first ones.
     stalled: u32,
+    /// When names were looked up.
+    looked_up: Vec<Duration>,
     /// Nobody acks a notice with this name.
     unheard: Option<CallerName>,
     /// From this instant on the dead ones are healthy.
@@ -72,6 +74,7 @@ impl World {
             hosts: HashMap::new(),
             names: HashMap::new(),
             stalled: 0,
+            looked_up: Vec::new(),
             unheard: None,
             revival: Duration::MAX,
             delay: MS / 2,
@@ -187,6 +190,7 @@ impl World {
     /// Everything there is to do now, then on to the next instant. True at the end.
     fn step(&mut self, fanout: &mut Fanout) -> bool {
         while let Some(lookup) = fanout.poll_lookup() {
+            self.looked_up.push(self.now);
             let known = self.names.get(&lookup.name).cloned();
             let found = match self.stalled.checked_sub(1) {
                 Some(left) => {

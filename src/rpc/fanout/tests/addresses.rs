@@ -117,12 +117,14 @@ fn a_client_that_was_acked_elsewhere_is_still_told_where_it_called_from_once_it_
 }
 
 #[test]
-fn a_name_that_the_resolver_did_not_answer_for_is_asked_again() {
+fn a_name_that_the_resolver_did_not_answer_for_is_asked_again_after_a_rest() {
     let mut world = World::new().with([(client(2), Manner::Healthy)]);
     world.stalled = 2;
     let told = named(&mut world, &[client(1), client(2)]);
     notify(&mut world, vec![told], options(64));
     assert_eq!(world.notices.keys().collect::<Vec<_>>(), [&client(2)]);
+    let rests: Vec<_> = world.looked_up.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(rests.len() == 2 && rests.iter().all(|rest| *rest >= NAME_REST), "{rests:?}");
 }
 
 #[test]
