@@ -8,6 +8,7 @@ use super::api::{Call, Caller, ClientId, OtherDomain, Wanted};
 use super::segment::{Segment, Want};
 use super::silence::seconds;
 use super::table::LockTable;
+use crate::ranges::uncovered;
 use crate::wire::control::LockFate;
 use crate::wire::types::NsmState;
 use std::time::Duration;
@@ -29,23 +30,42 @@ impl LockTable {
     /// table.
     pub fn reclaim_was_refused(&mut self, now: Duration, caller: Caller, call: &Call) -> Option<InTheWay> {
         self.hear_of(now, caller.client);
-        let (process, handle, range, kind) = call.subject()?;
-        let file = self.open(handle)?;
-        let owner = self.owners.intern(caller.client, caller.via, &process);
-        let (client, epoch) = (caller.client, self.epoch);
-        let state = NsmState::default();
-        let since = seconds(now);
-        let lock =
-            Segment { range, owner, client, state, epoch, mark: 0, since, kind, monitored: true, offered: false };
-        let want = Want { caller, file, lock, len: range.nlm_len(), outside: OtherDomain::Unasked };
+        let want = self.want(now, caller, call)?;
         let other = self.in_the_way(&want).next().copied();
         let what = if other.is_some() { "has it" } else { ANOTHER };
         let in_the_way =
             other.map(|other| InTheWay { client: other.client, may_have_moved: self.spare_if_it_moved(&want, &other) });
         self.refuse_reclaim(&want, other.map(|other| (other.owner, other.range)), what);
-        self.owners.release(owner);
-        self.close(file);
+        self.owners.release(want.lock.owner);
+        self.close(want.file);
         in_the_way
+    }
+
+    /// The other lock manager has granted this LOCK to one of its waiters, and no call said so: its owner holds what it does
+    /// not have yet. Nothing is done where another owner of this table is in the way, or while a result is being written.
+    pub fn was_granted(&mut self, now: Duration, caller: Caller, call: &Call) {
+        let Some(want) = self.want(now, caller, call) else { return };
+        if !self.is_settling() && self.in_the_way(&want).next().is_none() {
+            for range in uncovered(want.lock.range, self.owned(&want).map(|s| s.range)) {
+                self.put(want.file, Segment { range, ..want.lock });
+            }
+        }
+        self.owners.release(want.lock.owner);
+        self.close(want.file);
+    }
+
+    /// Its file is open, and its owner taken.
+    fn want(&mut self, now: Duration, caller: Caller, call: &Call) -> Option<Want> {
+        let (process, handle, range, kind) = call.subject()?;
+        let (state, monitored) = match call {
+            Call::Lock { state, monitored, .. } => (*state, *monitored),
+            _ => (NsmState::default(), true),
+        };
+        let file = self.open(handle)?;
+        let owner = self.owners.intern(caller.client, caller.via, &process);
+        let (client, epoch, since) = (caller.client, self.epoch, seconds(now));
+        let lock = Segment { range, owner, client, state, epoch, mark: 0, since, kind, monitored, offered: false };
+        Some(Want { caller, file, lock, len: range.nlm_len(), outside: OtherDomain::Unasked })
     }
 
     /// Whether any of the range is pending as this owner's.

@@ -8,7 +8,8 @@
 //!
 //! Any uncertainty makes the client *unsure*, and no lock of an unsure client is dropped: a call without a reply,
 //! calls that the filter may have missed, an answer that does not fit the table, an address with several names or lives
-//! (lockd cannot tell two machines there apart). Waiters are not in the table: lockd alone serves them.
+//! (lockd cannot tell two machines there apart). Waiters are not in the table: lockd alone serves them, and what it has granted
+//! them unseen shows when it is reclaimed ([`queued`](super::queued)).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use super::filter_link::LinkEvent;
 use super::open_calls::OpenCalls;
+use super::queued::Queued;
 use super::requests::{News, as_call, claim, file_of, lock_call, news, range_of, share_call, via, wanted_of};
 use crate::interposer::messages::{Blind, Call, Claim, FilterEvent, Reply, Request, ShareRequest, Treated, Way};
 use crate::locks::{self, Caller, ClientId, Handled, Limits, Listing, LockTable, Verdict};
@@ -73,6 +75,7 @@ pub(super) struct Account {
     ways: HashMap<Way, ClientId>,
     seen: HashMap<IpAddr, Identity>,
     calls: OpenCalls,
+    queued: Queued,
     unsure: BTreeMap<IpAddr, Noted>,
     /// Clients may reclaim from the beginning on: the run before this one has told them.
     pub(super) follows_drain: bool,
@@ -100,6 +103,7 @@ impl Account {
             ways: HashMap::new(),
             seen: HashMap::new(),
             calls: OpenCalls::default(),
+            queued: Queued::of(view),
             unsure: BTreeMap::new(),
             follows_drain: false,
             claims: HashMap::new(),
@@ -333,6 +337,7 @@ impl Account {
 
     fn apply(&mut self, now: Duration, call: Call, stat: Stat) {
         self.learn(&call, stat);
+        self.queued.answered(&call, stat);
         if !self.ways.contains_key(&call.way) && !self.may_come(&call, stat) {
             return;
         }
@@ -389,6 +394,13 @@ impl Account {
     /// lockd has done it.
     fn give(&mut self, now: Duration, caller: Caller, call: Call, said: &locks::Call) {
         let address = call.way.client.0;
+        if let Request::Lock(lock) = &call.request
+            && lock.reclaim
+        {
+            for part in self.queued.parts_of(lock).iter().filter_map(as_call) {
+                self.table.was_granted(now, caller, &part);
+            }
+        }
         let mut handled = self.table.handle(now, caller, said);
         while handled == Handled::More {
             handled = self.table.handle(now, caller, said);

@@ -27,6 +27,7 @@
 //! | `account` | the table that follows lockd | pure |
 //! | `requests` | requests and locks, as the account's table has them | pure |
 //! | `open_calls` | calls that lockd has not answered yet | pure |
+//! | `queued` | requests that lockd has queued, and may grant unseen | pure |
 //! | `called` | whether this host still has the addresses that a run's clients call | |
 //! | `filter_link` | orders to the filter, and its events | |
 //! | `start` | from the plan to grace | |
@@ -51,6 +52,7 @@ mod kernel;
 mod open_calls;
 mod owed;
 mod platform;
+mod queued;
 mod requests;
 mod run_files;
 mod service;

@@ -1,6 +1,8 @@
 //! Clients in the middle of something: no lock is lost that they know of.
 
 use super::*;
+use crate::manager::knfsd::owners::Waiter;
+use crate::wire::types::Cookie;
 
 /// What settles, by the controller's word.
 const ALWAYS: SettleArgs = SettleArgs { run: RUN, when: SettleWhen::Always };
@@ -188,4 +190,30 @@ async fn a_run_that_has_ended_stays_so_when_its_result_was_fetched() {
     std::fs::write(&active, journal).unwrap();
     stage.handle.acknowledge(RunArgs { run: RUN }).await.unwrap();
     assert_eq!(run_files(stage.dir.path()).left().unwrap(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_lockd_granted_to_a_waiter_in_the_run_was_not_lost_when_its_client_reclaims_it() {
+    for (mode, waits_at_begin) in [(control::Mode::Strict, true), (control::Mode::Targeted, false)] {
+        let stage = Stage::new(vec![held(1, 5, "a"), held(2, 6, "b")]);
+        if waits_at_begin {
+            let (wanted, oh) = (held(2, 6, "a"), OwnerHandle::default());
+            of(&stage.world).view.waiters = vec![Waiter { wanted, oh, cookie: Cookie::default() }];
+        }
+        stage.begin(mode).await.unwrap();
+        if !waits_at_begin {
+            stage.answered(2, lock(2, 6, "a", false), Stat::Blocked);
+        }
+        stage.answered(1, Request::Unlock(claim(1, 5, "a", WHOLE)), Stat::Granted);
+        // Here lockd calls GRANTED.
+        for file in ["a", "b", "lost"] {
+            stage.answered(2, lock(2, 6, file, true), Stat::Granted);
+        }
+        stage.acked().await;
+        let counts = stage.settle().await.counts;
+        assert_eq!((sums(counts), counts.resurrected), ((1, 1, 0, 0), 1), "{mode:?}");
+        let full = stage.result();
+        let resurrected = full.locks.as_slice().iter().filter(|row| row.fate == control::Fate::Resurrected);
+        assert_eq!(resurrected.map(|row| row.file.as_slice()).collect::<Vec<_>>(), [b"lost"]);
+    }
 }
