@@ -212,7 +212,11 @@ impl Account {
             FilterEvent::Reply(reply) => self.replied(now, reply),
             FilterEvent::Blind(Blind { client, why }) => self.doubt(client.0, why.as_str()),
             FilterEvent::Reclaims(client) => self.reclaims(now, client.0),
-            FilterEvent::StrayReply(client) => self.doubt(client.0, "a reply to a call that was not seen"),
+            FilterEvent::StrayReply(client) if self.may_miss() => {
+                self.doubt(client.0, "a reply to a call that was not seen");
+            }
+            // Its call came before the rules, when no client had been told to reclaim. What it did lockd's records show.
+            FilterEvent::StrayReply(_) => {}
             FilterEvent::Superseded(_) | FilterEvent::Obeyed(_) | FilterEvent::Lost => {}
         }
     }

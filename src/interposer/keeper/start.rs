@@ -175,10 +175,7 @@ impl Keeper {
             link.order(Order::Waiter(waiter)).await;
         }
         link.all_obeyed().await?;
-        // What a reply is to that came before the walk, whose call came before the rules, is in the walk.
-        let is_in_walk =
-            |heard: &LinkEvent| !follows_drain && matches!(heard, LinkEvent::FilterEvent(FilterEvent::StrayReply(_)));
-        for heard in unanswered(&*before).into_iter().filter(|heard| !is_in_walk(heard)) {
+        for heard in unanswered(&*before) {
             account.heard(now, heard);
         }
         for (call, stat) in answered(&*before) {

@@ -266,13 +266,22 @@ async fn a_drain_goes_on_where_the_next_run_is_aborted_before_its_first_notice()
 
 #[tokio::test(start_paused = true)]
 async fn a_reply_to_a_call_that_came_before_the_rules_spares_no_lock() {
-    let stage = Stage::new(vec![held(1, 5, "live"), held(1, 6, "orphan")]);
-    of(&stage.world).at_proof = vec![FilterEvent::StrayReply(Address(address(1)))];
-    stage.begin(control::Mode::Strict).await.unwrap();
-    stage.answered(1, lock(1, 5, "live", true), Stat::Granted);
-    stage.acked().await;
-    assert_eq!(sums(stage.settle().await.counts), (1, 0, 1, 0));
-    assert_eq!(stage.unsure().await, [""; 0]);
+    for before_the_walk in [true, false] {
+        let stage = Stage::new(vec![held(1, 5, "live"), held(1, 6, "orphan")]);
+        let stray = FilterEvent::StrayReply(Address(address(1)));
+        if before_the_walk {
+            of(&stage.world).at_proof = vec![stray];
+            stage.begin(control::Mode::Strict).await.unwrap();
+        } else {
+            stage.begin(control::Mode::Strict).await.unwrap();
+            stage.tell(stray);
+            stage.status().await;
+        }
+        stage.answered(1, lock(1, 5, "live", true), Stat::Granted);
+        stage.acked().await;
+        assert_eq!(sums(stage.settle().await.counts), (1, 0, 1, 0), "{before_the_walk}");
+        assert_eq!(stage.unsure().await, [""; 0]);
+    }
 }
 
 /// After the first notice something happens with client 1: what the run drops of it, and how many locks the next runs keep.
