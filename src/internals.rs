@@ -18,6 +18,7 @@ pub mod demo {
 
 /// This machine.
 pub mod host {
+    pub use crate::host::is_own_address;
     pub use crate::host::netfilter::Netfilter;
     pub use crate::host::netlink::{exchange, list, open};
 }

@@ -4,7 +4,8 @@
 
 mod netns;
 
-use netns::{Netns, link, until};
+use netns::{Netns, add_address, cable, link, until};
+use nlmctl::internals::host::is_own_address;
 
 #[test]
 #[ignore = "needs root, rpcbind and nfs-common: .ci/run runs it"]
@@ -39,4 +40,22 @@ fn a_real_sm_notify_tells_a_real_statd() {
     assert!(sm_notify.wait().success(), "{}", sm_notify.log());
     until("statd hears of it", || statd.log().contains("server.test"));
     assert!(!server.var_lib_nfs().join("sm/client.test").exists());
+}
+
+#[test]
+#[ignore = "needs root, rpcbind and nfs-common: .ci/run runs it"]
+fn where_each_address_can_be_bound_only_those_of_interfaces_are_the_hosts_own() {
+    let (one, other) = (Netns::new("one.test"), Netns::new("other.test"));
+    link(&one, "10.9.0.1/24", &other, "10.9.0.2/24");
+    add_address(&one, &cable(&one), "fd00::1/64");
+    let addresses = ["127.0.0.9", "::1", "10.9.0.1", "fd00::1", "10.9.0.2", "fd00::2"].map(|ip| ip.parse().unwrap());
+    for binds_each in ["0", "1"] {
+        let own = one.inside(|| {
+            for family in ["ipv4", "ipv6"] {
+                std::fs::write(format!("/proc/sys/net/{family}/ip_nonlocal_bind"), binds_each).unwrap();
+            }
+            addresses.map(is_own_address)
+        });
+        assert_eq!(own, [true, true, true, true, false, false], "ip_nonlocal_bind {binds_each}");
+    }
 }
