@@ -122,8 +122,11 @@ async fn nothing_to_release_is_as_wanted_where_that_was_said() {
     for chosen in [["--client", "gone.test"], ["--file", &nobodys]] {
         let args = [&["release", "--yes"], &chosen[..]].concat();
         world.run(&args).await.refuses(2, if chosen[0] == "--client" { "gone.test" } else { "no lock is selected" });
-        let done = world.run(&[&args[..], &["--if-held"]].concat()).await.exits(0).json()["release"].clone();
+        let ran = world.run(&[&args[..], &["--if-held", "--quiet"]].concat()).await.exits(0);
+        let done = ran.json()["release"].clone();
         assert_eq!((&done["outcome"], &done["exit"]), (&"nothing-held".into(), &0.into()), "{done:#}");
+        let says_so = ran.stderr.contains("the lock manager knows no client gone.test");
+        assert_eq!(says_so, chosen[0] == "--client", "{ran:#?}");
     }
     assert_eq!(world.held().await, 1);
 }

@@ -2,13 +2,13 @@
 
 use super::args::ReleaseArgs;
 use super::consent::Terminal;
-use super::context::{Context, blocking};
+use super::context::{Context, blocking, to_stderr};
 use super::discovery::For;
 use super::locks::with_index;
 use super::signals::signals;
 use crate::controller;
 use crate::controller::release::{self, ReleasePlan, ReleaseRequest};
-use crate::report::Failure;
+use crate::report::{Failure, clean_lines};
 
 pub(super) async fn run(context: &Context, args: ReleaseArgs) -> Result<u8, Failure> {
     let manager = context.manager_for(For::Release).await?;
@@ -24,6 +24,10 @@ pub(super) async fn run(context: &Context, args: ReleaseArgs) -> Result<u8, Fail
         if_held: args.if_held,
     };
     let plan = release::plan(&*manager, &request, &options).await?;
+    // With -q too: a name that is not the client's own leaves its locks where they are.
+    if let Some(unknown) = &plan.unknown {
+        to_stderr(&clean_lines(unknown));
+    }
     if dry_run || plan.is_of_nothing() {
         context.print_done(&plan.report(), 0)?;
         return Ok(0);

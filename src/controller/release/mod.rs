@@ -76,9 +76,10 @@ pub async fn plan(
         clients.extend(listed(manager, &scope, &clients).await?);
     }
     refuse_ambiguous(&scope, &request.clients, &clients)?;
-    if !request.if_held {
-        refuse_unknown(&scope, &request.clients, &clients)?;
-    }
+    let unknown = match refuse_unknown(&scope, &request.clients, &clients) {
+        Err(unknown) if request.if_held => Some(format!("{}; {}", unknown.message, unknown.remedy)),
+        known => known.map(|()| None)?,
+    };
     let rows = match &owned {
         Some(owned) => Ok(owned.rows.clone()),
         None if info.capabilities.knows_owners => Ok(manager.all_locks(&scope).await?),
@@ -91,7 +92,8 @@ pub async fn plan(
     };
     let probes = probe(chosen.clients(), &info.names, options).await?;
     let agreed_to = cautions.into_iter().filter(|c| c.weight == Weight::Consent).map(|c| c.text).collect();
-    Ok(chosen.finish(manager.kind(), &waiting, paths, &probes, options.probe_timeout).cautioned(agreed_to))
+    let plan = chosen.finish(manager.kind(), &waiting, paths, &probes, options.probe_timeout);
+    Ok(plan.cautioned(agreed_to).without(unknown))
 }
 
 /// Clients that are wanted and not known, but have locks by the manager's view of owners: lockd's of which rpc.statd has no

@@ -55,7 +55,7 @@ impl Chosen {
             notes: Vec::new(),
             consent,
         };
-        ReleasePlan { args: self.args, release, live: self.live, targeted: self.targeted, paths }
+        ReleasePlan { args: self.args, release, live: self.live, targeted: self.targeted, paths, unknown: None }
     }
 
     fn client(&self, client: &ClientRow, rows: &[LockRow], probed: HostProbe) -> ReleaseClient {
@@ -174,6 +174,8 @@ pub struct ReleasePlan {
     /// Whether the lock manager can run for one client alone.
     targeted: bool,
     paths: HashMap<FileHandle, String>,
+    /// Why nothing is released of a name that was given: the lock manager knows no such client.
+    pub unknown: Option<String>,
 }
 
 impl ReleasePlan {
@@ -186,6 +188,11 @@ impl ReleasePlan {
         if !self.is_of_nothing() {
             self.release.consent.extend(agreed_to);
         }
+        self
+    }
+    /// A name that was given, of which no client is known; in words.
+    pub(super) fn without(mut self, unknown: Option<String>) -> Self {
+        self.unknown = unknown;
         self
     }
     /// Who asks for it.
