@@ -227,3 +227,18 @@ async fn a_live_run_is_the_grace_that_notices_want_and_they_stop_when_it_is_over
     }
     refused.exits(4);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_grace_after_a_restart_of_the_lock_manager_is_one_in_which_notices_may_leave() {
+    let mut world = World::with_server(1, &["--grace", "8s"]).await;
+    world.lock_all(1).await;
+    world.behave(0, Behaviour::deaf());
+    world.server.kill().await.unwrap();
+    world.server.restart().await.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(world.run(&["status"]).await.exits(0).json()["manager"]["grace"], "recovery");
+    world.behave(0, Behaviour::silent());
+    let ran = notify(&world, &["--state", "99", "--yes", "--deadline", "5s"]).end().await.exits(0);
+    assert_eq!(ran.json()["hosts"][0]["fate"], "acked", "{ran:#?}");
+    world.until_open().await;
+    notify(&world, &["--state", "101", "--yes"]).end().await.refuses(4, "no grace period");
+}

@@ -131,6 +131,48 @@ async fn a_client_that_acks_without_understanding_loses_nothing_and_waits_for_it
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn locks_are_kept_for_the_reason_that_the_run_gave() {
+    let world = World::locked(2, 2).await;
+    world.behave(0, Behaviour::deaf());
+    world.farm.set_state(world.clients[0], NsmState(99));
+    round(&world, &[]).await.exits(0);
+    let ran = round_in_text(&world).await.exits(3);
+    assert!(ran.stdout.contains("2 locks kept, because its notice was not acked (no-answer);"), "{ran:#?}");
+    // A newer number is news.
+    for (behaviour, fate, why) in
+        [(Behaviour::deaf(), "no-answer", "unreachable"), (Behaviour::silent(), "silent", "silent")]
+    {
+        world.behave(0, behaviour);
+        let number = 101 + 2 * i32::from(fate == "silent");
+        world.farm.set_state(world.clients[0], NsmState(number));
+        round(&world, &[]).await.exits(0);
+        let run = suspects(&round(&world, &[]).await.exits(3))[0]["run"].clone();
+        assert_eq!((&run["fate"], &run["paths"][0]["kept_because"]), (&fate.into(), &why.into()), "{run:#}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_round_that_had_to_leave_its_run_says_how_to_go_on_and_the_next_one_records_it_and_waits() {
+    let world = World::locked(2, 2).await;
+    world.behave(0, Behaviour::silent());
+    world.farm.set_state(world.clients[0], NsmState(99));
+    round(&world, &[]).await.exits(0);
+    let record = rusqlite::Connection::open(world.db()).unwrap();
+    let full = "CREATE TRIGGER full BEFORE UPDATE ON run WHEN NEW.phase = 'done' BEGIN SELECT RAISE(FAIL, 'full'); END";
+    record.execute_batch(full).unwrap();
+    let stopped = round(&world, &[]).await.exits(1).json()["reconcile"]["stopped"].clone();
+    let says = |key: &str, words: &str| stopped[key].as_str().unwrap().contains(words);
+    assert!(says("message", "nlmctl has left run") && says("remedy", "nlmctl resync --resume"), "{stopped:#}");
+    record.execute_batch("DROP TRIGGER full").unwrap();
+    let before = state(&world).await;
+    let next = round(&world, &[]).await.exits(0);
+    assert_eq!(suspects(&next)[0]["step"], "wait", "its run counts");
+    let runs = world.run(&["runs", "list"]).await.exits(0).json()["runs"].clone();
+    assert_eq!((runs.as_array().unwrap().len(), &runs[0]["outcome"]), (1, &"settled".into()), "{runs:#}");
+    assert_eq!((state(&world).await, world.held().await), (before, 4));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_that_understood_before_and_is_another_machines_for_one_round_keeps_its_locks() {
     let world = World::locked(2, 2).await;
     all_have_reclaimed(&world).await;
