@@ -215,9 +215,8 @@ impl Account {
             FilterEvent::StrayReply(client) if self.may_miss() => {
                 self.doubt(client.0, "a reply to a call that was not seen");
             }
-            // Its call came before the rules, when no client had been told to reclaim. What it did lockd's records show.
-            FilterEvent::StrayReply(_) => {}
-            FilterEvent::Superseded(_) | FilterEvent::Obeyed(_) | FilterEvent::Lost => {}
+            // Until then the call of such a reply came before the rules, and was no reclaim. What it did lockd's records show.
+            FilterEvent::StrayReply(_) | FilterEvent::Superseded(_) | FilterEvent::Obeyed(_) | FilterEvent::Lost => {}
         }
     }
 
