@@ -30,6 +30,8 @@ use crate::wire::xdr::{List, Maybe, Text};
 
 /// Most rows a run lists of what peers did in it (resurrected, conflicts).
 const MAX_ROWS: usize = 200_000;
+/// So many times a run settles anew for reclaims, before it keeps all that is pending.
+const MAX_ANEW: u32 = 3;
 
 /// What happened to a pending lock, or to a part of one.
 #[derive(Debug, Clone, Copy)]
@@ -156,6 +158,8 @@ pub(super) struct Run {
     pub(super) rows: Rows,
     /// Its settle is under way: nothing pending may change.
     pub(super) settling: Option<Settling>,
+    /// How many times it went on for reclaims that came while its result was written.
+    pub(super) went_on: u32,
     /// Trees: a hash table that grows moves all that is in it, and peers choose how much that is.
     conflicts_seen: BTreeSet<ConflictKey>,
     marks: BTreeMap<u32, Mark>,
@@ -203,6 +207,7 @@ impl Run {
             last_ack: None,
             rows: Rows::default(),
             settling: None,
+            went_on: 0,
             conflicts_seen: BTreeSet::new(),
             marks: BTreeMap::new(),
             next_mark,
@@ -475,9 +480,17 @@ impl Run {
 
     /// Freezes what is pending.
     pub(super) fn start_settling(&mut self, now: Duration, alone: bool, reason: &str) {
-        // The latest deadline came before clients got back the time in which the process did not run.
-        let cut_short = self.counts.pending > 0 && now < self.owed;
-        let reason = if cut_short { kept_for_a_lag(reason, self.stood_still) } else { reason.to_owned() };
+        let why_kept = if self.counts.pending == 0 {
+            None
+        } else if now < self.owed {
+            // The latest deadline came before clients got back the time in which the process did not run.
+            Some(kept_for_a_lag(self.stood_still))
+        } else {
+            // Where nothing is dropped no reclaim can come before that: clients cannot keep the grace on for ever.
+            (self.went_on >= MAX_ANEW).then(|| KEPT_FOR_RECLAIMS.to_owned())
+        };
+        let cut_short = why_kept.is_some();
+        let reason = why_kept.map_or_else(|| reason.to_owned(), |why| format!("{reason}; {why}"));
         let judge = Judge::new(self.policy, self.grace, alone);
         self.settling = Some(Settling::new(now, alone, reason, cut_short, judge));
     }
@@ -492,9 +505,12 @@ impl Run {
     }
 }
 
-fn kept_for_a_lag(reason: &str, stood_still: Duration) -> String {
+const KEPT_FOR_RECLAIMS: &str =
+    "reclaims went on to come while the result was written, so what was still pending is kept";
+
+fn kept_for_a_lag(stood_still: Duration) -> String {
     format!(
-        "{reason}; the lock manager itself did not run for {:.1} s, so what was pending at the latest deadline is kept",
+        "the lock manager itself did not run for {:.1} s, so what was pending at the latest deadline is kept",
         stood_still.as_secs_f64()
     )
 }

@@ -6,7 +6,8 @@
 //!    ([`Stage`]). It looks only at the files of clients that have something pending, at each file once.
 //! 3. The caller makes [`settle_result`](LockTable::settle_result) durable. If a reclaim of what is about to be
 //!    dropped [came in time](LockTable::came_in_time), it cancels, lets the calls that wait be decided in grace,
-//!    and settles anew: what came before the instant is never answered by what others got after it.
+//!    and settles anew: what came before the instant is never answered by what others got after it. When that has happened
+//!    a few times, all that is pending is kept.
 //! 4. [`settle_commit`](LockTable::settle_commit) is the instant: nothing is pending any more. A
 //!    dropped lock protects nothing from here on, though it still stands in its file: [`Void`]
 //!    describes such locks, and every file is purged of them before it is looked at.
@@ -183,6 +184,12 @@ impl LockTable {
             self.offer_answered(offer, answer);
         }
         Some(Spent(Box::new(settling)))
+    }
+
+    /// The same for reclaims that came in time.
+    pub fn settle_anew(&mut self) -> Option<Spent> {
+        self.run.as_mut()?.went_on += 1;
+        self.settle_cancel()
     }
 
     /// Whether [`settle_sweep`](Self::settle_sweep) has something to do.

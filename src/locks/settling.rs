@@ -33,7 +33,7 @@ pub(super) struct Settling {
     pub(super) now: Duration,
     pub(super) alone: bool,
     pub(super) reason: String,
-    /// Clients have not got back all the time in which the process did not run: they lose nothing.
+    /// Clients have not got back all the time in which the process did not run, or go on to reclaim: they lose nothing.
     pub(super) cut_short: bool,
     pub(super) judge: Judge,
     pub(super) not_understood: bool,

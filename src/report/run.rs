@@ -279,7 +279,7 @@ pub enum KeptBecause {
     NotUnderstood,
     /// Nothing was reclaimed through this server address, but something was through another one.
     OtherAddress,
-    /// The lock manager did not run for a while, or their client was still reclaiming.
+    /// The lock manager did not run for a while, or clients were still reclaiming.
     NoTime,
 }
 
@@ -339,7 +339,7 @@ impl PathReport {
             KeptBecause::LateAck => "it acked too shortly before the end".to_owned(),
             KeptBecause::Silent => silent.to_owned(),
             KeptBecause::NoTime => {
-                "the lock manager did not run for a while, or the client was still reclaiming".to_owned()
+                "the lock manager did not run for a while, or clients were still reclaiming".to_owned()
             }
             KeptBecause::NotUnderstood => "most clients, or the only one, were silent".to_owned(),
             KeptBecause::OtherAddress => format!(

@@ -355,7 +355,7 @@ impl Owner {
     }
 
     /// The reclaims are decided in grace, where no other owner can take the range, and then the run settles anew. A
-    /// client causes this once: what else it has pending is kept.
+    /// client causes this once: what else it has pending is kept. After a few times all that is pending is kept.
     pub(super) fn taken_back(&mut self, durable: Result<(), PersistError>) {
         if durable.is_err() {
             self.runs.failures = FAILURES_MAX;
@@ -365,7 +365,7 @@ impl Owner {
         let ending = std::mem::take(&mut self.runs.ending);
         // More may have come meanwhile.
         let _ = self.reclaims_came_in_time();
-        free_beside(self.table.settle_cancel());
+        free_beside(self.table.settle_anew());
         self.runs.phase = Phase::Active;
         let _ = self.apply_effects();
         self.after_commit();

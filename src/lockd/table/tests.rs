@@ -20,7 +20,7 @@ use crate::rpc::control::LockManagerControl;
 use crate::rpc::server::ConnectionId;
 use crate::shares::Bounds;
 use crate::wire::control::{
-    BeginArgs, Begun, ClientProgress, Counts, Delivery, Grace, InstanceId, Mode, Outcome, PageAfter, Policy,
+    BeginArgs, Begun, ClientProgress, ClientRef, Counts, Delivery, Grace, InstanceId, Mode, Outcome, PageAfter, Policy,
     ProgressArgs, Refusal, RefusalCode, RunArgs, RunId, RunResult, Scope, SettleArgs, SettleWhen, Silent, Unreachable,
 };
 use crate::wire::rpc::Credential;

@@ -117,7 +117,7 @@ pub enum Spared {
     NotUnderstood = 3,
     /// Nothing was reclaimed through this server address, but something was through another one.
     OtherAddress = 4,
-    /// The lock manager itself did not run for a while, or the client was still reclaiming: it had not the time.
+    /// The lock manager itself did not run for a while, or clients were still reclaiming: it had not the time.
     NoTime = 5,
 }
 

@@ -194,3 +194,42 @@ async fn a_run_whose_result_the_disk_does_not_take_back_drops_nothing_and_is_abo
     assert_eq!((aborted.result.outcome, aborted.result.counts.kept), (Outcome::Aborted, 1));
     assert_eq!(call.await.unwrap(), Some(Verdict::Granted));
 }
+
+#[tokio::test]
+async fn clients_that_reclaim_in_turns_while_the_result_is_written_do_not_keep_the_grace_on() {
+    let named = |name: &str| Incoming { name: CallerName::new(name).unwrap(), ..incoming(2, name) };
+    let mut names = ["a", "b", "c", "d", "e", "f", "g", "h"].into_iter();
+    let mut world = World::new();
+    for name in names.clone() {
+        world.hold(named(name)).await;
+    }
+    let policy = Policy { unreachable: Unreachable::Drop, ..begin_args(1).policy };
+    let may_drop = List::clipped(names.clone().map(|name| ClientRef::named(CallerName::new(name).unwrap())).collect());
+    world.begin_with(BeginArgs { policy, may_drop, ..begin_args(1) }).await;
+    let gone = |client| ClientProgress { client, delivery: Delivery::NoAnswer, ago_ms: 0, suspect: false };
+    let (run, clients) = (RunId([1; 16]), List::clipped((0..8).map(gone).collect()));
+    world.table.progress(ProgressArgs { run, notices_begun: true, clients }, ConnectionId(1)).await.unwrap();
+    let (table, args) = (world.table.clone(), SettleArgs { run, when: SettleWhen::Always });
+    let mut settling = tokio::spawn(async move { table.settle(args, ConnectionId(1)).await });
+    let (mut ended, mut calls) = (0, Vec::new());
+    let result = loop {
+        tokio::select! {
+            result = &mut settling => break result.unwrap().unwrap(),
+            change = world.disk.recv() => {
+                let (change, done) = change.unwrap();
+                if matches!(change, Change::Ended(_)) {
+                    ended += 1;
+                    calls.extend(names.next().map(|name| world.send(reclaim_of(named(name)))));
+                    tokio::task::yield_now().await;
+                }
+                done.send(Ok(())).unwrap();
+            }
+        }
+    };
+    assert_eq!(ended, 4, "it settles anew three times");
+    assert_eq!((result.counts.dropped, result.counts.kept), (0, 5));
+    assert!(result.reason.as_str().contains("reclaims went on to come"), "{:?}", result.reason);
+    for call in calls {
+        assert_eq!(call.await.unwrap(), Some(Verdict::Granted));
+    }
+}
