@@ -16,8 +16,10 @@ use std::hash::BuildHasher;
 use std::time::Duration;
 
 use super::api::{ClientId, Effect};
+use super::listed::Listed;
 use super::run::Run;
 use super::segment::{FileId, OwnerId, Segment, Want};
+use crate::shares::Bounds;
 use crate::wire::control::{LockFate, RunId};
 use crate::wire::types::{ByteRange, FileHandle};
 
@@ -26,8 +28,9 @@ const MAX_PER_FILE: usize = 64;
 const MAX_IN_ALL: usize = 100_000;
 /// A file with so many ranges makes no room for others.
 const FEW: usize = 8;
-/// Late reclaims appended to one result.
-const MAX_LATE_ROWS: usize = 200_000;
+/// Late reclaims appended to one result: those that were granted, and those that were refused.
+const GRANTED: Bounds = Bounds { all: 200_000, host: 100_000 };
+const REFUSED: Bounds = Bounds { all: 10_000, host: 1_000 };
 
 /// The window of the last run, and what was given up since that run began.
 #[derive(Debug, Default)]
@@ -53,7 +56,8 @@ struct Window {
     until: Duration,
     /// Those of the run, and their places in it.
     clients: HashMap<ClientId, usize>,
-    rows: usize,
+    granted: Listed,
+    refused: Listed,
 }
 
 /// Segments of a file that were granted since the run began and given up again.
@@ -117,7 +121,7 @@ impl LateWindow {
     /// Takes the list of its clients from the run, which is over.
     pub(super) fn open(&mut self, run: &mut Run) {
         let clients = std::mem::take(&mut run.index);
-        self.window = Some(Window { run: run.id, until: run.latest, clients, rows: 0 });
+        self.window = Some(Window::new(run.id, run.latest, clients));
     }
 
     /// Everything counts as forgotten. What it referred to it refers to until [`forget_next`](Self::forget_next).
@@ -165,11 +169,23 @@ impl LateWindow {
         }
     }
 
-    /// What appends the row to the ended run's result. `None`: there is no window, or its bound is reached.
-    pub(super) fn append(&mut self, row: LockFate) -> Option<Effect> {
-        let window = self.window.as_mut().filter(|window| window.rows < MAX_LATE_ROWS)?;
-        window.rows += 1;
-        Some(Effect::Late(window.run, LockFate { late: true, ..row }))
+    /// What appends a reclaim that was granted to the ended run's result. `None`: there is no window, or no room.
+    pub(super) fn granted(&mut self, row: LockFate) -> Option<Effect> {
+        let window = self.window.as_mut()?;
+        window.granted.takes(&row).then(|| window.append(row))
+    }
+
+    /// The same for one that was refused: each once, and only of those that the run told to reclaim. It makes the result
+    /// unfetched, so nobody else may cause that.
+    pub(super) fn refused(&mut self, client: ClientId, row: LockFate) -> Option<Effect> {
+        let window = self.window.as_mut().filter(|window| window.clients.contains_key(&client))?;
+        (window.refused.takes_conflict(client, &row) == Some(true)).then(|| window.append(row))
+    }
+
+    /// Other bounds of refused reclaims.
+    #[cfg(test)]
+    pub(super) fn limit_refused(&mut self, bounds: Bounds) {
+        self.window.as_mut().unwrap().refused.bounds = bounds;
     }
 
     /// The owners that it refers to, each as often as it does.
@@ -177,6 +193,16 @@ impl LateWindow {
     pub(super) fn owners(&self) -> impl Iterator<Item = OwnerId> {
         let given_up = self.closed.iter().chain([&self.memory]).flat_map(|memory| memory.given_up.values());
         given_up.flat_map(|given_up| given_up.segments.iter().map(|s| s.owner))
+    }
+}
+
+impl Window {
+    fn new(run: RunId, until: Duration, clients: HashMap<ClientId, usize>) -> Self {
+        Self { run, until, clients, granted: Listed::new(GRANTED), refused: Listed::new(REFUSED) }
+    }
+
+    fn append(&self, row: LockFate) -> Effect {
+        Effect::Late(self.run, LockFate { late: true, ..row })
     }
 }
 
@@ -263,12 +289,7 @@ mod tests {
     }
 
     fn open() -> LateWindow {
-        let window = Window {
-            run: RunId([1; 16]),
-            until: Duration::from_secs(9),
-            clients: HashMap::from([(ClientId(1), 0)]),
-            rows: 0,
-        };
+        let window = Window::new(RunId([1; 16]), Duration::from_secs(9), HashMap::from([(ClientId(1), 0)]));
         LateWindow { window: Some(window), ..LateWindow::default() }
     }
 

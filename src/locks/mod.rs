@@ -5,9 +5,9 @@
 //! segments ([`segments`]), blocked requests ([`waiters`], their offers in [`standing`]) and when to look at them
 //! ([`long_waits`]), at most one
 //! run ([`run`], its clients in [`roster`] (those to come in [`awaited`]), each one's part of it in [`tally`], its end in
-//! [`settling`], its [`rows`] and [`result`]), a release that is not all swept ([`releasing`]), what a run's end leaves
-//! open for a while ([`late_window`]), and what another lock domain has of it all ([`mirror`]). One task owns the table;
-//! nothing in it waits.
+//! [`settling`], its [`rows`] (those that peers cause: [`listed`]) and [`result`]), a release that is not all swept
+//! ([`releasing`]), what a run's end leaves open for a while ([`late_window`]), and what another lock domain has of it all
+//! ([`mirror`]). One task owns the table; nothing in it waits.
 //!
 //! What is done with it: calls ([`requests`], [`spellings`], [`moves`], [`silence`], [`consent`]) and those that wait
 //! ([`queue`], [`offers`]), notices ([`reboots`]), runs ([`grace`], [`settle`]; over another lock manager:
@@ -50,6 +50,7 @@ mod held;
 mod index;
 mod intervals;
 mod late_window;
+mod listed;
 mod listing;
 mod long_waits;
 mod mirror;

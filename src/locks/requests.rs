@@ -263,7 +263,7 @@ impl LockTable {
     fn tell_resurrected(&mut self, want: &Want, row: LockFate, late: bool) {
         if late {
             let words = format!("late reclaim of {} by {}", row.file, row.owner.name);
-            if let Some(effect) = self.late.append(row) {
+            if let Some(effect) = self.late.granted(row) {
                 self.effects.extend([Effect::Event("late", words), effect]);
             }
         } else if let Some(run) = &mut self.run {
@@ -305,7 +305,7 @@ impl LockTable {
             run.conflict(want.caller.client, row)
         } else {
             let effects = self.effects.len();
-            self.effects.extend(self.late.append(row));
+            self.effects.extend(self.late.refused(want.caller.client, row));
             self.effects.len() > effects
         };
         if told {

@@ -15,21 +15,22 @@ use super::api::ClientId;
 use super::awaited::Awaited;
 use super::file::Place;
 use super::held::Held;
+use super::listed::Listed;
 use super::rows::Rows;
 use super::segment::{FileId, Kind, OwnerId, Segment};
 use super::settling::Settling;
 use super::tally::Tally;
 use super::waiters::Waiter;
 use crate::resync::policy::{self, Judge, PathFacts};
+use crate::shares::Bounds;
 use crate::wire::control::{
-    BeginArgs, Begun, ClientProgress, Counts, LockFate, LockKind, Mode, Outcome, Policy, RunClient, RunId, RunResult,
-    RunStatus,
+    BeginArgs, Begun, ClientProgress, Counts, LockFate, Mode, Outcome, Policy, RunClient, RunId, RunResult, RunStatus,
 };
-use crate::wire::types::{ByteRange, FileHandle, NsmState, OwnerHandle, Svid, ms};
+use crate::wire::types::{ByteRange, NsmState, ms};
 use crate::wire::xdr::{List, Maybe, Text};
 
 /// Most rows a run lists of what peers did in it (resurrected, conflicts).
-const MAX_ROWS: usize = 200_000;
+const ROWS: Bounds = Bounds { all: 200_000, host: 100_000 };
 /// So many times a run settles anew for reclaims, before it keeps all that is pending.
 const MAX_ANEW: u32 = 3;
 
@@ -160,15 +161,12 @@ pub(super) struct Run {
     pub(super) settling: Option<Settling>,
     /// How many times it went on for reclaims that came while its result was written.
     pub(super) went_on: u32,
-    /// Trees: a hash table that grows moves all that is in it, and peers choose how much that is.
-    conflicts_seen: BTreeSet<ConflictKey>,
+    pub(super) listed: Listed,
+    /// A tree: a hash table that grows moves all that is in it, and peers choose how much that is.
     marks: BTreeMap<u32, Mark>,
     /// Marks are numbered through all runs: one left on a kept lock means nothing to the next run.
     pub(super) next_mark: u32,
 }
-
-/// What makes two refused reclaims the same one.
-type ConflictKey = (ClientId, FileHandle, ByteRange, LockKind, Svid, OwnerHandle);
 
 impl Run {
     /// A run without clients.
@@ -208,7 +206,7 @@ impl Run {
             rows: Rows::default(),
             settling: None,
             went_on: 0,
-            conflicts_seen: BTreeSet::new(),
+            listed: Listed::new(ROWS),
             marks: BTreeMap::new(),
             next_mark,
         }
@@ -351,28 +349,22 @@ impl Run {
         }
     }
 
-    /// A reclaim was granted though (a part of) its lock was not known.
+    /// A reclaim was granted though (a part of) its lock was not known. Beyond the bounds it is counted and not listed.
     pub(super) fn resurrected(&mut self, client: ClientId, row: LockFate) {
         self.count(client, |counts| counts.resurrected += 1);
-        self.push_row(row);
-    }
-
-    /// Beyond the bound a row is counted and not listed: a peer must not fill the memory.
-    fn push_row(&mut self, row: LockFate) {
-        if self.rows.len() < MAX_ROWS {
+        if self.listed.takes(&row) {
             self.rows.push(row);
         }
     }
 
-    /// A conflict is told once: the client repeats its reclaim.
+    /// A reclaim was refused. Gives whether that is to be told: beyond the bounds it is counted each time that it comes.
     pub(super) fn conflict(&mut self, client: ClientId, row: LockFate) -> bool {
-        let key = (client, row.file.clone(), row.range, row.kind, row.owner.svid, row.owner.oh.clone());
-        if self.conflicts_seen.len() >= MAX_ROWS || !self.conflicts_seen.insert(key) {
-            return false;
-        }
+        let Some(is_listed) = self.listed.takes_conflict(client, &row) else { return false };
         self.count(client, |counts| counts.conflicts += 1);
-        self.push_row(row);
-        true
+        if is_listed {
+            self.rows.push(row);
+        }
+        is_listed
     }
 
     pub(super) fn progress(&mut self, now: Duration, seen: &ClientProgress) -> bool {

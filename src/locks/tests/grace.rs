@@ -84,6 +84,26 @@ fn a_reclaim_stronger_than_known_is_granted_if_nobody_is_in_the_way() {
 }
 
 #[test]
+fn a_client_that_fills_the_rows_of_a_run_leaves_room_for_others() {
+    let mut w = in_run(Mode::Strict);
+    w.table.run.as_mut().unwrap().listed.bounds = Bounds { all: 20, host: 10 };
+    for n in 0..30_u32 {
+        let greedy = P("greedy", n.cast_signed());
+        assert_eq!(w.reclaim(greedy, "f", bytes(5, 5)), Verdict::Denied);
+        assert_eq!(w.reclaim(greedy, "new", bytes(n.into(), n.into())), Verdict::Granted);
+    }
+    assert_eq!(w.reclaim(B, "f", bytes(5, 19)), Verdict::Denied);
+    let result = w.settle();
+    assert_eq!((result.result.counts.conflicts, result.result.counts.resurrected), (31, 30));
+    let caused = |name: &str| {
+        let by =
+            |row: &&LockFate| row.owner.name.as_str() == name && row.fate != Fate::Kept && row.fate != Fate::Dropped;
+        result.locks.as_slice().iter().filter(by).count()
+    };
+    assert_eq!((caused("greedy"), caused("b")), (10, 1));
+}
+
+#[test]
 fn a_reclaim_against_anothers_lock_is_a_conflict_told_once_with_both_owners() {
     for mode in [Mode::Strict, Mode::Targeted] {
         let mut w = in_run(mode);

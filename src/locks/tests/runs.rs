@@ -181,10 +181,38 @@ fn late_reclaims_are_granted_if_nobody_had_the_range_since_begin() {
         })
         .collect();
     assert_eq!(late[0], (Fate::Resurrected, R, true));
-    assert_eq!(late.iter().filter(|l| l.0 == Fate::Conflict).count(), 3);
+    assert_eq!(late.iter().filter(|l| l.0 == Fate::Conflict).count(), 2, "each once");
     w.pass(120);
     assert_eq!(w.table.on_timeout(w.now, false), None);
     assert_eq!(w.reclaim(A, "z", R), Verdict::Grace, "the window is over");
+}
+
+#[test]
+fn refused_late_reclaims_are_told_of_clients_of_the_run_and_leave_room_for_granted_ones() {
+    let mut w = two_clients();
+    w.begin(Mode::Targeted);
+    w.settle();
+    w.table.late.limit_refused(Bounds { all: 20, host: 10 });
+    w.write(C, "x", bytes(0, 99));
+    let late = |w: &mut World| {
+        let late = |e: &Effect| matches!(e, Effect::Late(..));
+        std::mem::take(&mut w.effects).iter().filter(|e| late(e)).count()
+    };
+    for _ in 0..2 {
+        assert_eq!(w.reclaim(P("stranger", 1), "x", bytes(5, 5)), Verdict::Denied);
+        assert_eq!(late(&mut w), 0, "it would make a fetched result unfetched");
+    }
+    for told in [1, 0] {
+        assert_eq!(w.reclaim(A, "x", bytes(5, 5)), Verdict::Denied);
+        assert_eq!(late(&mut w), told);
+    }
+    for byte in 6..99 {
+        assert_eq!(w.reclaim(A, "x", bytes(byte, byte)), Verdict::Denied);
+    }
+    assert_eq!(late(&mut w), 9, "its host's share");
+    assert_eq!(w.reclaim(B, "x", bytes(5, 5)), Verdict::Denied);
+    assert_eq!(w.reclaim(A, "y", R), Verdict::Granted);
+    assert_eq!(late(&mut w), 2);
 }
 
 #[test]
