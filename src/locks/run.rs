@@ -466,7 +466,8 @@ impl Run {
         // Clients still have time to get back for which the process did not run.
         now < self.owed && self.counts.pending > 0
             || pending.any(|(tally, client)| {
-                tally.claiming || !tally.facts(now, client, named).is_given_up_and_kept(self.policy, self.grace)
+                let is_kept = || tally.facts(now, client, named).is_unheard_and_kept(self.policy, self.grace);
+                tally.claiming || !tally.is_given_up() || !is_kept()
             })
     }
 

@@ -15,6 +15,8 @@ pub(super) struct Tally {
     pub(super) client: ClientId,
     pub(super) counts: Counts,
     delivery: Delivery,
+    /// The controller has given it up, and could send it nothing.
+    cannot_be_told: bool,
     pub(super) acked_at: Option<Duration>,
     suspect: bool,
     pub(super) may_drop: bool,
@@ -32,6 +34,7 @@ impl Tally {
             client,
             counts: Counts::default(),
             delivery: Delivery::NotTold,
+            cannot_be_told: false,
             acked_at: None,
             suspect,
             may_drop: false,
@@ -49,6 +52,7 @@ impl Tally {
     /// Takes what became of its notices; `since` then it could be heard. Gives the time of the last ack, if that is news.
     pub(super) fn heard(&mut self, now: Duration, since: Duration, seen: &ClientProgress) -> Option<Duration> {
         self.suspect |= seen.suspect;
+        self.cannot_be_told = seen.delivery == Delivery::NotTold;
         // Delivered once is delivered: a later failure of a retry takes nothing back.
         if self.delivery == Delivery::Acked || seen.delivery == Delivery::NotTold {
             return None;
@@ -62,6 +66,11 @@ impl Tally {
             self.acked_at = Some(now.saturating_sub(Duration::from_millis(seen.ago_ms)).max(since));
         }
         self.acked_at
+    }
+
+    /// Whether its notices were given up: nothing was delivered, or could be.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.delivery.is_given_up() || (self.delivery == Delivery::NotTold && self.cannot_be_told)
     }
 
     pub(super) fn facts(&self, now: Duration, client: &RunClient, named: bool) -> ClientFacts<'_> {

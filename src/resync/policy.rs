@@ -94,10 +94,9 @@ impl ClientFacts<'_> {
         self.paths.iter().any(|(other, path)| *other != address && path.is_answered())
     }
 
-    /// Whether nothing more is expected of the client, and its locks are kept: then the run need not wait for it.
-    pub fn is_given_up_and_kept(&self, policy: Policy, grace: Duration) -> bool {
-        self.delivery.is_given_up()
-            && !self.paths.values().any(PathFacts::is_answered)
+    /// Whether a client that is given up has not answered otherwise, and its locks are kept: then the run need not wait for it.
+    pub fn is_unheard_and_kept(&self, policy: Policy, grace: Duration) -> bool {
+        !self.paths.values().any(PathFacts::is_answered)
             && self.unheard(policy, grace, false) == Some(Verdict::Keep(Spared::Unreachable))
     }
 

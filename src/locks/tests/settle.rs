@@ -326,13 +326,41 @@ fn a_run_settles_early_over_kept_locks_only_if_nothing_is_awaited_of_anybody() {
     refused(&mut w);
     w.reclaim(B, "b", R);
     refused(&mut w);
-    w.tell("c", Delivery::NoStatd);
+    w.tell("c", Delivery::NotTold);
     w.tell("d", Delivery::Partial);
     refused(&mut w);
     w.reclaim(D, "d", R);
     w.table.settle_start(w.now, SettleWhen::NothingAwaited, false, "test").unwrap();
     while !w.table.settle_scan(10) {}
     assert_eq!(sums(&w.table.settle_result(0).unwrap().join()), (2, 0, 0, 2));
+}
+
+#[test]
+fn each_client_that_is_given_up_is_not_waited_for_and_keeps_its_locks_and_one_of_which_nothing_is_known_is_awaited() {
+    use Delivery::{Acked, Elsewhere, NameUnknown, NoAnswer, NoStatd, NotTold, Partial, Refused};
+    let awaited = |told: &[Delivery]| {
+        let mut w = World::new();
+        w.write(A, "f", R);
+        w.begin(Mode::Strict);
+        for delivery in told {
+            w.tell("a", *delivery);
+        }
+        let settles = w.table.settle_start(w.now, SettleWhen::NothingAwaited, false, "test").is_ok();
+        if settles {
+            while !w.table.settle_scan(10) {}
+            assert_eq!(sums(&w.table.settle_result(0).unwrap().join()), (0, 0, 0, 1));
+        }
+        !settles
+    };
+    for given_up in [NotTold, NoAnswer, NoStatd, NameUnknown, Refused] {
+        assert!(!awaited(&[given_up]), "{given_up:?}");
+    }
+    for [first, last] in
+        [[Acked, Acked], [Partial, Partial], [Elsewhere, NotTold], [NotTold, Partial], [NotTold, Acked]]
+    {
+        assert!(awaited(&[first, last]), "{first:?}, {last:?}");
+    }
+    assert!(awaited(&[]));
 }
 
 #[test]

@@ -413,7 +413,8 @@ impl Run {
                 };
             }
         }
-        if !was_decided && client.is_decided() {
+        let news = !was_decided && client.is_decided();
+        if news {
             self.undecided -= 1;
         }
         if client.delivery != before {
@@ -421,6 +422,9 @@ impl Run {
             if client.delivery == Delivery::Acked {
                 self.acked += 1;
             }
+        }
+        // Also of one that could not be told: the manager need not wait for it.
+        if news || client.delivery != before {
             if self.untold.is_empty() {
                 self.untold_since = at;
             }

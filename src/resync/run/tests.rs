@@ -126,6 +126,21 @@ fn nothing_pending_is_not_enough_while_a_notice_is_neither_acked_nor_given_up() 
     assert_eq!(out.last(), Some(&Action::Settle(SettleWhen::NothingPending)), "it has long been quiet");
 }
 
+#[test]
+fn a_client_to_which_nothing_can_be_sent_is_told_so_that_it_is_not_waited_for() {
+    let mut run = notifying(1);
+    run.handle(ms(20), ack(0, 20));
+    run.handle(ms(30), given_up(1, 30, Delivery::NotTold));
+    let done = pass(&mut run, 40_000, |at| active(1, left(90_000, at)));
+    let told = |action: &Action| match action {
+        Action::Tell(batch) => batch.iter().any(|told| (told.client, told.delivery) == (1, Delivery::NotTold)),
+        _ => false,
+    };
+    let settle = Action::Settle(SettleWhen::NothingAwaited);
+    let [told, settles] = [done.iter().position(|(_, a)| told(a)), done.iter().position(|(_, a)| *a == settle)];
+    assert!(told.is_some() && told < settles, "{done:?}");
+}
+
 /// Two clients, of which the second is given up at 10 s; locks are pending.
 fn with_a_dead_client(terms: Terms) -> Run {
     let (mut run, _) = Run::begin(terms);

@@ -205,7 +205,7 @@ pub struct RunClientPage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, XdrCodec)]
 #[repr(u32)]
 pub enum Delivery {
-    /// Nothing was heard of it yet, or nothing was reported.
+    /// Nothing was heard of it yet, or nothing was reported. Reported: it was given up, and nothing could be sent to it.
     NotTold = 0,
     /// All its notices were acked.
     Acked = 1,
