@@ -42,7 +42,7 @@ pub fn booted(found: &Found, boot: &str) -> bool {
     found.nsm_state.is_some() && !boot.is_empty() && found.boot != boot
 }
 
-/// Makes this instance's NSM state durable, and the result of a run that the restart superseded.
+/// Makes this instance's NSM state durable, and the result of a run that the restart superseded if the disk takes it.
 ///
 /// The same number again is ignored by clients. nlmd's own comes after the last and after the clock's, so that a state
 /// directory that was lost, or is an older copy, repeats none either; see [`own_state`].
@@ -83,7 +83,11 @@ pub async fn start_state(
     if let Some(run) = found.run.take() {
         tracing::warn!(run = %run.run, "a run was active when nlmd went down; recovery supersedes it");
         found.ended.push(run.run);
-        persist.write(Change::Ended(Arc::new(superseded(&run, clock.unix_ms()).into()))).await?;
+        let ended = Change::Ended(Arc::new(superseded(&run, clock.unix_ms()).into()));
+        if let Err(error) = persist.write(ended).await {
+            // Clients need a server more than people need that result. The record of the run stays for the next start.
+            tracing::warn!(run = %run.run, %error, "the result of the superseded run is not on disk");
+        }
     }
     persist.write(Change::State { state, boot }).await?;
     Ok(state)
@@ -237,7 +241,7 @@ pub(super) async fn fan_out(
 mod tests {
     use super::*;
     use crate::lockd::persist::{self, LocalMonitor};
-    use crate::wire::control::{Mode, RunId};
+    use crate::wire::control::{Mode, RunClient, RunId};
     use crate::wire::nsm::{MonId, MyId};
     use std::time::Instant;
 
@@ -351,6 +355,43 @@ mod tests {
         let result = persist.result(RunId([7; 16])).await.unwrap().unwrap();
         assert_eq!(result.outcome, Outcome::Superseded);
         assert_eq!(result.counts.unverified, 12);
+    }
+
+    #[tokio::test]
+    async fn a_disk_without_room_for_the_result_of_a_superseded_run_keeps_nothing_from_starting() {
+        let client = |index| RunClient {
+            index,
+            name: CallerName::new("client").unwrap(),
+            addresses: List::clipped(vec!["127.0.0.2".parse().unwrap()]),
+            server_addresses: List::default(),
+            nsm_state: NsmState(3),
+            locks: 1,
+            shared_address: false,
+            suspect: false,
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let (persist, writer, _) = persist::open(dir.path()).unwrap();
+        let run = RunRecord {
+            run: RunId([7; 16]),
+            mode: Mode::Strict,
+            old_state: NsmState(1),
+            new_state: NsmState(3),
+            began_unix_ms: 5,
+            in_scope: 12,
+            clients: Arc::new((0..17_000).map(client).collect()),
+        };
+        persist.write(Change::Begin(run.clone())).await.unwrap();
+        drop(persist);
+        writer.join();
+
+        let (persist, writer, mut found) = persist::open_nearly_full(dir.path()).unwrap();
+        let state = start_state(&persist, &mut found, clock(), None, &booted_at("boot").1).await.unwrap();
+        assert!(state.is_after(NsmState(3)));
+        assert_eq!(persist.result(run.run).await.unwrap(), None);
+        drop(persist);
+        writer.join();
+        let (_persist, _writer, found) = persist::open(dir.path()).unwrap();
+        assert_eq!((found.nsm_state, found.run), (Some(state), Some(run)), "the next start writes it");
     }
 
     #[test]

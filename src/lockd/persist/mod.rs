@@ -179,10 +179,21 @@ impl Writer {
 
 /// Takes the state directory (made if missing, mode 0700) for this process and reads what is there.
 pub fn open(directory: &Path) -> Result<(Persist, Writer, Found), PersistError> {
+    open_with(directory, |_| ())
+}
+
+/// The same on a disk with little room.
+#[cfg(test)]
+pub(in crate::lockd) fn open_nearly_full(directory: &Path) -> Result<(Persist, Writer, Found), PersistError> {
+    open_with(directory, Database::nearly_fill_disk)
+}
+
+fn open_with(directory: &Path, prepare: impl FnOnce(&mut Database)) -> Result<(Persist, Writer, Found), PersistError> {
     let unusable = |error: io::Error| PersistError::Directory { path: directory.into(), reason: error.to_string() };
     private_folder(directory).map_err(unusable)?;
     let lock = take_lock(directory)?;
-    let (database, found) = Database::open(&directory.join("nlmd.sqlite"))?;
+    let (mut database, found) = Database::open(&directory.join("nlmd.sqlite"))?;
+    prepare(&mut database);
     let (persist, work) = Work::new(database);
     let thread = std::thread::Builder::new()
         .name("nlmd-state".into())
