@@ -48,6 +48,12 @@ impl SlicedResult {
         }
     }
 
+    /// How many locks it lists.
+    #[must_use]
+    pub fn count_locks(&self) -> usize {
+        self.rows.iter().map(Rows::len).sum()
+    }
+
     /// A page of its locks, from one on; empty behind the last.
     #[must_use]
     pub fn locks(&self, after: usize) -> &[LockFate] {
@@ -61,13 +67,13 @@ impl SlicedResult {
     /// The result as a whole.
     #[must_use]
     pub fn join(self) -> FullResult {
+        let mut locks = Vec::with_capacity(self.count_locks());
         let clients = match self.clients {
             Clients::Written(clients) => clients,
             Clients::Aborted(run) => {
                 run.tallies.iter().zip(&*run.clients).map(|(tally, client)| tally.aborted().result(client)).collect()
             }
         };
-        let mut locks = Vec::with_capacity(self.rows.iter().map(Rows::len).sum());
         locks.extend(self.rows.into_iter().flat_map(Rows::into_rows));
         FullResult { result: self.result, clients: List::clipped(clients), locks: List::clipped(locks) }
     }

@@ -1,12 +1,12 @@
 //! Answers to controllers that do not need the owner: nlmd's identity, and the results on disk.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::incoming::Names;
-use crate::lockd::persist::{Change, EndedRun, Persist, PersistError};
+use crate::lockd::persist::{Change, Durable, EndedRun, Persist, PersistError};
 use crate::wire::control::{
-    Capabilities, ClientResultPage, Info, InstanceId, LockFatePage, PAGE, Refusal, RefusalCode, RunId, RunList,
-    RunPageAfter, RunResult,
+    Capabilities, ClientResultPage, Fate, Info, InstanceId, LockFate, LockFatePage, PAGE, Refusal, RefusalCode, RunId,
+    RunList, RunPageAfter, RunResult,
 };
 use crate::wire::types::NsmState;
 use crate::wire::xdr::{List, Text};
@@ -23,7 +23,73 @@ pub(super) struct Archive {
 }
 
 /// An aborted run's result while it is not on disk: it is told all the same.
-pub(super) type Unwritten = Arc<Mutex<Option<EndedRun>>>;
+#[derive(Debug, Clone, Default)]
+pub(super) struct Unwritten(Arc<Mutex<Option<Waiting>>>);
+
+#[derive(Debug)]
+struct Waiting {
+    ended: EndedRun,
+    /// Its late reclaims since. The disk has nothing to append them to as long as it refuses the result.
+    late: Vec<LockFate>,
+}
+
+impl Unwritten {
+    fn lock(&self) -> MutexGuard<'_, Option<Waiting>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What of it is asked for, if it is of this run.
+    fn of<T>(&self, run: RunId, ask: impl FnOnce(&mut Waiting) -> T) -> Option<T> {
+        self.lock().as_mut().filter(|waiting| waiting.ended.result.run == run).map(ask)
+    }
+
+    /// Submits the result.
+    pub(super) fn submit(&self, ended: &EndedRun, persist: &Persist) -> Result<Durable, PersistError> {
+        *self.lock() = Some(Waiting { ended: ended.clone(), late: Vec::new() });
+        persist.submit(Change::Ended(ended.clone()))
+    }
+
+    /// The same once more. Gives also the late reclaims that came before: they are still to be appended.
+    pub(super) fn submit_again(
+        &self,
+        ended: &EndedRun,
+        persist: &Persist,
+    ) -> (Result<Durable, PersistError>, Vec<LockFate>) {
+        // As long as it is locked no late reclaim is submitted.
+        let waiting = self.lock();
+        let late = waiting.as_ref().filter(|waiting| waiting.ended.result.run == ended.result.run);
+        let late = late.map_or_else(Vec::new, |waiting| waiting.late.clone());
+        (persist.submit(Change::Ended(ended.clone())), late)
+    }
+
+    /// Submits a late reclaim, which is kept where the result may be submitted again.
+    pub(super) fn submit_late(&self, run: RunId, fate: LockFate, persist: &Persist) -> Result<Durable, PersistError> {
+        let mut waiting = self.lock();
+        if let Some(waiting) = waiting.as_mut().filter(|waiting| waiting.ended.result.run == run) {
+            waiting.late.push(fate.clone());
+        }
+        persist.submit(Change::Late(run, fate))
+    }
+
+    pub(super) fn written(&self, run: RunId) {
+        self.lock().take_if(|waiting| waiting.ended.result.run == run);
+    }
+}
+
+impl Waiting {
+    fn sums(&self) -> RunResult {
+        let late = self.late.iter().filter(|late| late.fate == Fate::Resurrected).count() as u64;
+        RunResult { late, ..self.ended.result.clone() }
+    }
+
+    /// A page of what became of the locks, from one on; late reclaims come last.
+    fn locks(&self, first: usize) -> Vec<LockFate> {
+        match first.checked_sub(self.ended.count_locks()) {
+            None => self.ended.locks(first).to_vec(),
+            Some(late) => self.late.iter().skip(late).take(PAGE).cloned().collect(),
+        }
+    }
+}
 
 fn not_durable(error: &PersistError) -> Refusal {
     Refusal::new(RefusalCode::NotDurable, error.to_string())
@@ -58,22 +124,16 @@ impl Archive {
         }
     }
 
-    /// The result that the disk does not take, if it is of this run.
-    fn unwritten(&self, run: RunId) -> Option<EndedRun> {
-        let unwritten = self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        unwritten.filter(|ended| ended.result.run == run)
-    }
-
     /// The sums, which tell how many late reclaims there are by now.
     pub(super) async fn result(&self, run: RunId) -> Result<RunResult, Refusal> {
-        match self.unwritten(run) {
-            Some(ended) => Ok(ended.result.clone()),
+        match self.unwritten.of(run, |waiting| waiting.sums()) {
+            Some(result) => Ok(result),
             None => kept(run, self.persist.result(run).await),
         }
     }
 
     pub(super) async fn clients(&self, args: RunPageAfter) -> Result<ClientResultPage, Refusal> {
-        let (clients, next) = match self.unwritten(args.run) {
+        let (clients, next) = match self.unwritten.of(args.run, |waiting| waiting.ended.clone()) {
             Some(ended) => page(args.after, |first| ended.clients(first)),
             None => kept(args.run, self.persist.result_clients(args.run, args.after).await)?,
         };
@@ -81,8 +141,9 @@ impl Archive {
     }
 
     pub(super) async fn locks(&self, args: RunPageAfter) -> Result<LockFatePage, Refusal> {
-        let (locks, next) = match self.unwritten(args.run) {
-            Some(ended) => page(args.after, |first| ended.locks(first).to_vec()),
+        let unwritten = self.unwritten.of(args.run, |waiting| page(args.after, |first| waiting.locks(first)));
+        let (locks, next) = match unwritten {
+            Some(page) => page,
             None => kept(args.run, self.persist.result_locks(args.run, args.after).await)?,
         };
         Ok(LockFatePage { locks, next })

@@ -1,6 +1,6 @@
 //! A run inside the daemon: state durable, begin, grace, settle in slices, result durable, commit.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::phase::{Beginning, Ending, Phase, Refusable, remember};
@@ -8,7 +8,7 @@ use super::queue::OpenCall;
 use super::records::NotRecorded;
 use super::state::{Done, Owner};
 use crate::host::StatdDir;
-use crate::lockd::persist::{self, Change, EndedRun, Persist, PersistError, RunRecord};
+use crate::lockd::persist::{self, Change, EndedRun, PersistError, RunRecord};
 use crate::lockd::statd::StateNumberError;
 use crate::rpc::server::ConnectionId;
 use crate::wire::control::{
@@ -349,9 +349,10 @@ impl Owner {
         let &RunResult { run, mode, old_state, new_state, began_unix_ms, ref counts, .. } = result;
         let (in_scope, clients) = (counts.in_scope, self.table.run_clients());
         let record = RunRecord { run, mode, old_state, new_state, began_unix_ms, in_scope, clients };
-        let (persist, change) = (self.persist.clone(), move || Change::TakenBack(record.clone()));
-        let submitted = persist.submit(change());
-        self.work.spawn(async move { Done::TakenBack(in_the_end(&persist, submitted, change).await) });
+        let persist = self.persist.clone();
+        let submit = move || persist.submit(Change::TakenBack(record.clone()));
+        let submitted = submit();
+        self.work.spawn(async move { Done::TakenBack(in_the_end(submitted, submit).await) });
     }
 
     /// The reclaims are decided in grace, where no other owner can take the range, and then the run settles anew. A
@@ -518,14 +519,23 @@ impl Owner {
     /// An abort drops nothing, so it does not wait for the disk; its answer does, for a while.
     fn keep_aborted(&mut self, ended: EndedRun, answer: Option<Refusable<RunResult>>) {
         let (persist, unwritten) = (self.persist.clone(), self.unwritten.clone());
-        *unwritten.lock().unwrap_or_else(PoisonError::into_inner) = Some(ended.clone());
         // Queued now: a late reclaim is appended to it and must come after it.
-        let submitted = persist.submit(Change::Ended(ended.clone()));
+        let submitted = unwritten.submit(&ended, &persist);
         self.end_moves();
         self.work.spawn(async move {
-            if in_the_end(&persist, submitted, || Change::Ended(ended.clone())).await.is_ok() {
-                let mut kept = unwritten.lock().unwrap_or_else(PoisonError::into_inner);
-                kept.take_if(|kept| kept.result.run == ended.result.run);
+            let (run, mut late) = (ended.result.run, Vec::new());
+            let again = || {
+                let submitted;
+                (submitted, late) = unwritten.submit_again(&ended, &persist);
+                submitted
+            };
+            if in_the_end(submitted, again).await.is_ok() {
+                for fate in late {
+                    if let Err(error) = persist.write(Change::Late(run, fate)).await {
+                        tracing::error!(%run, %error, "a late reclaim is missing in its run's result");
+                    }
+                }
+                unwritten.written(run);
             }
             if let Some(answer) = answer {
                 let _ = answer.send(Ok(ended.result.clone()));
@@ -551,9 +561,8 @@ async fn raised_in(file: StatdDir, last: NsmState) -> Result<NsmState, NotRecord
 
 /// Submits a change again, for a while, that the disk does not take.
 async fn in_the_end(
-    persist: &Persist,
     mut submitted: Result<persist::Durable, PersistError>,
-    change: impl Fn() -> Change,
+    mut submit: impl FnMut() -> Result<persist::Durable, PersistError>,
 ) -> Result<(), PersistError> {
     let mut attempt = 1;
     loop {
@@ -564,7 +573,7 @@ async fn in_the_end(
         }
         attempt += 1;
         tokio::time::sleep(RETRY_AFTER).await;
-        submitted = persist.submit(change());
+        submitted = submit();
     }
 }
 

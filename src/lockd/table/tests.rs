@@ -21,7 +21,8 @@ use crate::rpc::server::ConnectionId;
 use crate::shares::Bounds;
 use crate::wire::control::{
     BeginArgs, Begun, ClientProgress, ClientRef, Counts, Delivery, Grace, InstanceId, Mode, Outcome, PageAfter, Policy,
-    ProgressArgs, Refusal, RefusalCode, RunArgs, RunId, RunResult, Scope, SettleArgs, SettleWhen, Silent, Unreachable,
+    ProgressArgs, Refusal, RefusalCode, RunArgs, RunId, RunPageAfter, RunResult, Scope, SettleArgs, SettleWhen, Silent,
+    Unreachable,
 };
 use crate::wire::rpc::Credential;
 use crate::wire::types::{ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid, Transport};

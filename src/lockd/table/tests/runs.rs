@@ -177,6 +177,34 @@ async fn a_late_reclaim_right_after_an_abort_is_written_after_the_runs_result() 
 }
 
 #[tokio::test]
+async fn late_reclaims_that_come_while_the_disk_refuses_an_aborted_runs_result_are_written_after_it() {
+    let mut world = World::new();
+    world.hold(incoming(2, "file")).await;
+    world.begin().await;
+    let (table, run) = (world.table.clone(), RunArgs { run: RunId([1; 16]) });
+    let abort = tokio::spawn(async move { table.abort(run).await });
+    let (ended, refused) = world.change().await;
+    assert!(matches!(ended, Change::Ended(_)));
+    let call = world.send(reclaim_of(incoming(2, "another")));
+    assert!(matches!(world.accept().await, Change::Late(..)), "there is nothing to append it to");
+    assert_eq!(call.await.unwrap(), Some(Verdict::Granted));
+    assert_eq!(world.table.result(run).await.unwrap().late, 1, "it is told");
+    let rows = world.table.result_locks(RunPageAfter { run: run.run, after: 0 }).await.unwrap();
+    assert_eq!((rows.locks.as_slice().len(), rows.next), (1, 0));
+    refused.send(Err(PersistError::Write("disk full".into()))).unwrap();
+    let (ended, written) = world.change().await;
+    assert!(matches!(ended, Change::Ended(_)));
+    let call = world.send(reclaim_of(incoming(2, "third")));
+    assert!(matches!(world.accept().await, Change::Late(..)), "it is behind the result");
+    assert_eq!(call.await.unwrap(), Some(Verdict::Granted));
+    written.send(Ok(())).unwrap();
+    let Change::Late(_, fate) = world.accept().await else { panic!("the first one again") };
+    assert_eq!(fate.file.as_slice(), b"another");
+    assert_eq!(abort.await.unwrap().unwrap().outcome, Outcome::Aborted);
+    assert!(timeout(A_MOMENT, world.disk.recv()).await.is_err(), "each once");
+}
+
+#[tokio::test]
 async fn a_run_whose_result_the_disk_does_not_take_back_drops_nothing_and_is_aborted() {
     let mut world = World::new();
     world.hold(incoming(2, "claimed")).await;
