@@ -8,6 +8,7 @@ use super::api::{Due, Effect, Totals};
 use super::result::SlicedResult;
 use super::run::{Covers, Run};
 use super::segment::{FileId, Segment};
+use super::spellings::MAX_LOOKED_AT;
 use super::table::LockTable;
 use crate::resync::policy;
 use crate::wire::control::{
@@ -85,9 +86,11 @@ impl LockTable {
         self.run.as_ref().is_some_and(|run| run.settling.is_some())
     }
 
-    /// Whether a result is being written that has to do with one of these segments.
+    /// Whether a result is being written that has to do with one of these segments. Among very many one counts as there.
     pub(super) fn is_frozen(&self, file: FileId, range: ByteRange, accept: impl Fn(&Segment) -> bool) -> bool {
-        self.is_settling() && self.segments().overlapping(file, range).any(|s| accept(s) && self.is_pending(file, s))
+        let mut segments = self.segments().overlapping(file, range).enumerate();
+        let is_pending = |s: &Segment| accept(s) && self.is_pending(file, s);
+        self.is_settling() && segments.any(|(number, s)| number >= MAX_LOOKED_AT || is_pending(s))
     }
 
     /// Whether clients may have been told to reclaim; without a run they may have been at any time.

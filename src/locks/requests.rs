@@ -11,6 +11,7 @@ use super::late_window::LateReclaim;
 use super::run::How;
 use super::segment::{FileId, Kind, OwnerId, Segment, Want};
 use super::silence::seconds;
+use super::spellings::MAX_LOOKED_AT;
 use super::table::{LockTable, STEP};
 use crate::ranges::uncovered;
 use crate::wire::control::{Fate, Grace, LockFate};
@@ -138,8 +139,9 @@ impl LockTable {
             return Handled::Reply(Verdict::Grace);
         }
         let mut held = false;
-        for segment in self.in_the_way(want) {
-            if self.is_pending(want.file, segment) {
+        for (number, segment) in self.in_the_way(want).enumerate() {
+            // Behind very many others something may be pending.
+            if self.is_pending(want.file, segment) || number >= MAX_LOOKED_AT {
                 return Handled::Reply(Verdict::Grace);
             }
             held = true;

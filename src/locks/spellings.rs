@@ -46,8 +46,8 @@ const MAX_NAMES: usize = 16;
 const MAX_FORMER: usize = 16;
 /// Most owners at an address that are looked at to find what a call gives up.
 const MAX_OTHERS: usize = 1_000;
-/// Most files and segments of it that are looked at to move an owner's. The table serves no other call in that step.
-const MAX_LOOKED_AT: usize = 10_000;
+/// Most files and segments that are looked at to find or move an owner's. The table serves no other call in that step.
+pub(super) const MAX_LOOKED_AT: usize = 10_000;
 
 /// Who calls, as far as its spelling matters. Not every one is a client.
 #[derive(Debug, Clone, Copy)]
@@ -102,10 +102,11 @@ impl LockTable {
     /// under another spelling. Names that have nothing in common may be two hosts behind one address: there
     /// only a lock that cannot be both theirs is adopted.
     pub(super) fn pending_elsewhere(&self, want: &Want) -> Option<Segment> {
-        // Nothing is pending without a run, and this is looked for in all of the range.
+        // Nothing is pending without a run.
         self.run.as_ref()?;
         let alike = |s: &&Segment| s.range == want.lock.range && s.kind.stands_for(want.lock.kind);
-        let exactly: Vec<&Segment> = self.segments().overlapping(want.file, want.lock.range).filter(alike).collect();
+        let exactly: Vec<&Segment> =
+            self.at_its_start(want.place(), want.lock.range, want.lock.kind).filter(alike).collect();
         if exactly.iter().any(|s| s.owner == want.lock.owner) {
             return None;
         }
@@ -117,6 +118,19 @@ impl LockTable {
         };
         let pending = || exactly.iter().copied().filter(|s| self.is_pending(want.file, s));
         pending().find(|s| of_another_path(s)).or_else(|| pending().find(|s| of_another_spelling(s))).copied()
+    }
+
+    /// What may have exactly this range: it lies on the first byte. The owner's own comes first, then what is in the way: of
+    /// that there is little where a reclaim can be granted. What else many owners read there is not all looked at.
+    pub(super) fn at_its_start(
+        &self,
+        (file, owner): (FileId, OwnerId),
+        range: ByteRange,
+        kind: Kind,
+    ) -> impl Iterator<Item = &Segment> {
+        let (byte, segments) = (ByteRange { end: range.start, ..range }, self.segments());
+        let first = segments.owned_in(file, owner, byte).chain(segments.excluding(file, byte, kind));
+        first.chain(segments.overlapping(file, byte)).take(MAX_LOOKED_AT)
     }
 
     /// A reclaim is refused for this lock. If it may be the same owner's that calls from another address by now,

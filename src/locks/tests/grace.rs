@@ -1,6 +1,8 @@
 //! The table of what strict and targeted grace do to each request, and recovery.
 
 use super::*;
+use crate::locks::segment::{Kind, OwnerId};
+use crate::locks::spellings::MAX_LOOKED_AT;
 
 const A: P = P("a", 1);
 const A2: P = P("a", 2);
@@ -230,6 +232,46 @@ fn test_counts_pending_as_held_and_in_strict_says_grace_where_it_would_say_free(
     let mut w = in_run(Mode::Targeted);
     assert!(matches!(w.test(B, "f", bytes(0, 0), true), Verdict::Holder(_)));
     assert_eq!(w.test(B, "f", bytes(10, 10), true), Verdict::Granted);
+}
+
+/// `a` has a lock pending, and one more of others before it than are looked at.
+fn crowded() -> World {
+    let mut w = World::new();
+    w.write(A, "f", bytes(1_000_000, 1_000_009));
+    w.begin(Mode::Targeted);
+    let (caller, many) = (w.caller("b"), i32::try_from(MAX_LOOKED_AT).unwrap());
+    for n in 0..=many {
+        let byte = u64::from(n.unsigned_abs()) * 2;
+        let call = World::lock_call(P("b", n), "f", bytes(byte, byte + 1), false, false, false);
+        assert_eq!(w.table.handle(w.now, caller, &call), Handled::Reply(Verdict::Granted));
+    }
+    w
+}
+
+#[test]
+fn in_a_run_a_lock_that_meets_very_many_is_answered_before_all_are_looked_at() {
+    let mut w = crowded();
+    let caller = w.caller("c");
+    let lock = |w: &mut World, end| {
+        let call = World::lock_call(P("c", 1), "f", bytes(0, end), true, false, false);
+        w.table.handle(w.now, caller, &call)
+    };
+    assert_eq!(lock(&mut w, 999), Handled::Reply(Verdict::Denied));
+    assert_eq!(lock(&mut w, 999_999), Handled::Reply(Verdict::Grace));
+    w.table.settle_start(w.now, SettleWhen::Always, false, "test").unwrap();
+    assert_eq!(lock(&mut w, 999), Handled::Reply(Verdict::Denied));
+    assert_eq!(lock(&mut w, 999_999), Handled::Wait);
+}
+
+#[test]
+fn a_pending_lock_of_another_spelling_is_looked_for_only_where_it_begins() {
+    let w = crowded();
+    let file = w.table.segments().find(&wanted(A, "f", ByteRange::ALL, true).file).unwrap();
+    for (start, found) in [(0, 2), (1_000_000, 2), (2_000_000, 0)] {
+        let there =
+            w.table.at_its_start((file, OwnerId(u32::MAX)), bytes(start, u64::MAX), Kind::Range { exclusive: true });
+        assert_eq!(there.count(), found, "{start}: as one in the way, and as one of all");
+    }
 }
 
 #[test]
