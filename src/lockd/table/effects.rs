@@ -10,6 +10,7 @@ use super::state::{Done, Owner};
 use crate::lockd::callbacks::{Granted, Granting, Unconfirmed};
 use crate::lockd::persist::{Change, Durable, MonitorRecord};
 use crate::locks::{Caller, Cap, ClientId, Effect, MirrorStep, OfferAnswer, OfferId, Wanted};
+use crate::wire::control::Grace;
 use crate::wire::types::{Cookie, FileHandle};
 
 impl Owner {
@@ -98,7 +99,11 @@ impl Owner {
     }
 
     fn forget(&mut self, client: ClientId) {
-        let Some((name, address)) = self.records.forget(client) else { return };
+        let Some((name, address, is_found)) = self.records.forget(client) else { return };
+        if is_found && self.table.grace() == Grace::Recovery {
+            // It may still reclaim: after another crash it is to be told.
+            return;
+        }
         if let Err(error) = self.persist.submit(Change::Forget { name: name.clone(), address }) {
             // At worst it is told of a restart that does not concern it.
             tracing::warn!(client = %name, %error, "its monitor record was not removed");

@@ -35,6 +35,8 @@ struct Record {
     /// With the address, its key on disk.
     name: CallerName,
     address: IpAddr,
+    /// It is of the life before.
+    is_found: bool,
     /// As it is on disk.
     durable: Option<MonitorRecord>,
     /// As it is being written; a later one replaces it and covers it.
@@ -50,6 +52,7 @@ impl Record {
         Self {
             name: record.name.clone(),
             address: record.address,
+            is_found: false,
             durable: None,
             writing: None,
             evidence_from: Duration::ZERO,
@@ -70,7 +73,7 @@ impl Records {
     /// A record that was read from disk.
     pub(super) fn found(&mut self, client: ClientId, record: MonitorRecord) {
         let new = Record::new(&record);
-        self.by_client.insert(client, Record { durable: Some(record), ..new });
+        self.by_client.insert(client, Record { is_found: true, durable: Some(record), ..new });
     }
 
     /// Whether the disk knows that `client` calls `server_address`.
@@ -137,10 +140,10 @@ impl Records {
         }
     }
 
-    /// The client is gone. Gives its record's key on disk.
-    pub(super) fn forget(&mut self, client: ClientId) -> Option<(CallerName, IpAddr)> {
-        let Record { name, address, .. } = self.by_client.remove(&client)?;
-        Some((name, address))
+    /// The client is gone. Gives its record's key on disk, and whether it is of the life before.
+    pub(super) fn forget(&mut self, client: ClientId) -> Option<(CallerName, IpAddr, bool)> {
+        let Record { name, address, is_found, .. } = self.by_client.remove(&client)?;
+        Some((name, address, is_found))
     }
 }
 

@@ -219,6 +219,29 @@ async fn where_the_record_cannot_be_written_a_reclaim_is_unanswered_and_those_th
 }
 
 #[tokio::test]
+async fn in_recovery_no_new_name_costs_a_client_that_may_still_reclaim_its_record() {
+    let named = |name: &str| Incoming { name: CallerName::new(name).unwrap(), ..incoming(2, name) };
+    let found = |name: &str| MonitorRecord {
+        name: CallerName::new(name).unwrap(),
+        address: incoming(2, name).address,
+        server_addresses: vec!["127.0.0.1".parse().unwrap()],
+        nsm_state: NsmState(3),
+    };
+    let mut world = World::spawn(|persist| Setup {
+        found: Found { monitors: vec![found("a"), found("b")], ..Found::default() },
+        recovery_until: Some(Duration::from_secs(90)),
+        ..setup(persist, Limits { clients: Bounds { all: 10, host: 2 }, ..Limits::default() })
+    });
+    let refused = timeout(PATIENCE, world.table.call(named("c"))).await;
+    assert_eq!(refused.expect("it needs no record"), Some(Verdict::Grace));
+    assert_eq!(world.table.status().await.unwrap().clients, 2);
+    let call = world.send(reclaim_of(named("d")));
+    let Change::Monitor(record) = world.accept().await else { panic!("a record is removed") };
+    assert_eq!((record.name.as_str(), call.await.unwrap()), ("d", Some(Verdict::Granted)));
+    assert!(timeout(A_MOMENT, world.disk.recv()).await.is_err(), "the record of the one that made room stays");
+}
+
+#[tokio::test]
 async fn a_client_that_makes_room_while_its_lock_waits_is_refused_and_does_not_push_back() {
     for (reclaims, expected) in [(false, Some(Verdict::NoLocks)), (true, None)] {
         let mut world = World::with(Limits { clients: Bounds { all: 1, host: 1 }, ..Limits::default() });
