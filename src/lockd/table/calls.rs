@@ -310,8 +310,7 @@ impl Owner {
     fn watch_beside(&mut self, address: IpAddr) {
         if let Some(watching) = self.watches.watch_beside(&self.persist, address) {
             self.work.spawn(async move {
-                let (asked, outcome) = watching.await;
-                Done::Watched { asked, outcome }
+                watching.await.map_or(Done::Nothing, |(asked, outcome)| Done::Watched { asked, outcome })
             });
         }
     }

@@ -8,9 +8,11 @@
 //!
 //! Where nlmd is the status monitor itself nothing is watched, and every reboot is heard of.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
+
+use tokio::sync::oneshot;
 
 use super::records::{NotRecorded, Recorded};
 use crate::host::{self, StatdDir};
@@ -45,8 +47,8 @@ pub(super) struct Watches {
     statd: Option<Statd>,
     pub(super) state_file: Option<StatdDir>,
     by_address: HashMap<IpAddr, ([u8; 16], Stage)>,
-    /// Asked for beside reclaims: not once more for each.
-    beside: HashSet<IpAddr>,
+    /// Asked for beside reclaims: not once more for each, and no longer once its sender is gone.
+    beside: HashMap<IpAddr, oneshot::Sender<()>>,
 }
 
 impl Watches {
@@ -54,7 +56,7 @@ impl Watches {
         let found = if setup.is_some() { found } else { Vec::new() };
         let by_address = found.into_iter().map(|watch| (watch.address, (watch.cookie, Stage::Asked))).collect();
         let (statd, state_file) = setup.map(|setup| (setup.statd, setup.state_file)).unzip();
-        Self { statd, state_file, by_address, beside: HashSet::new() }
+        Self { statd, state_file, by_address, beside: HashMap::new() }
     }
 
     /// Whether a reboot at that address will be heard of, with either status monitor.
@@ -94,26 +96,30 @@ impl Watches {
 
     pub(super) fn watched(&mut self, asked: &[Watch]) {
         for watch in asked {
-            if let Some((_, stage @ Stage::Asked)) = self.by_address.get_mut(&watch.address) {
+            if let Some((cookie, stage @ Stage::Asked)) = self.by_address.get_mut(&watch.address)
+                && *cookie == watch.cookie
+            {
                 *stage = Stage::Watched;
             }
         }
     }
 
     /// Has an address watched while its reclaims are granted: those must not wait for a statd that
-    /// is not there. The outcome is for [`watched_beside`](Self::watched_beside).
+    /// is not there. The outcome is for [`watched_beside`](Self::watched_beside); there is none where it was left meanwhile.
     pub(super) fn watch_beside(
         &mut self,
         persist: &Persist,
         address: IpAddr,
-    ) -> Option<impl Future<Output = (Watch, Recorded)> + use<>> {
+    ) -> Option<impl Future<Output = Option<(Watch, Recorded)>> + use<>> {
         let asked = self.take_up(&[address])?.pop()?;
         let statd = self.statd.clone()?;
-        if !self.beside.insert(address) {
+        if self.beside.contains_key(&address) {
             return None;
         }
+        let (stop, stopped) = oneshot::channel::<()>();
+        self.beside.insert(address, stop);
         let watching = self.watch(persist, vec![asked]);
-        Some(async move {
+        let watched = async move {
             let mut outcome = watching.await;
             let [mut pause, longest] = PAUSES;
             for _ in 1..ATTEMPTS {
@@ -124,6 +130,13 @@ impl Watches {
                 outcome = statd.monitor(asked).await.map_err(NotRecorded::from);
             }
             (asked, outcome)
+        };
+        Some(async move {
+            tokio::select! {
+                biased;
+                _ = stopped => None,
+                watched = watched => Some(watched),
+            }
         })
     }
 
@@ -142,6 +155,8 @@ impl Watches {
     pub(super) fn leave(&mut self, persist: &Persist, address: IpAddr) -> Option<impl Future<Output = ()> + use<>> {
         let (statd, persist) = (self.statd.clone()?, persist.clone());
         self.by_address.get_mut(&address)?.1 = Stage::Leaving;
+        // Asked for once more, statd would have this cookie in place of the next one.
+        self.beside.remove(&address);
         Some(async move {
             // At worst statd tells of a host that has nothing here.
             if let Err(error) = statd.unmonitor(address).await {
@@ -166,5 +181,30 @@ impl Watches {
         let address = host::address(name.as_str()).ok()?;
         let (given, stage) = self.by_address.get(&address)?;
         (*given == cookie && *stage != Stage::Leaving).then_some(address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_is_left_is_not_asked_for_any_more() {
+        let (folder, address) = (tempfile::tempdir().unwrap(), "127.0.0.9".parse().unwrap());
+        std::fs::create_dir(folder.path().join("sm")).unwrap();
+        let state_file = StatdDir::find(&host::Machine::default(), Some(folder.path())).unwrap();
+        let statd = Statd::new(1, CallerName::new("server").unwrap()).unwrap();
+        let mut watches = Watches::new(Some(StatdSetup { statd, state_file }), Vec::new());
+        let (persist, mut disk) = Persist::scripted();
+        let watching = tokio::spawn(watches.watch_beside(&persist, address).unwrap());
+        disk.recv().await.unwrap().1.send(Ok(())).unwrap();
+        assert!(watches.watch_beside(&persist, address).is_none(), "it is asked for");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(!watching.is_finished(), "no statd is there, and it is asked again");
+        let _leaving = watches.leave(&persist, address).unwrap();
+        let ended = tokio::time::timeout(Duration::from_secs(10), watching).await.expect("it ends").unwrap();
+        assert!(ended.is_none());
+        watches.left(address);
+        assert!(watches.watch_beside(&persist, address).is_some());
     }
 }
