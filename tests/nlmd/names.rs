@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use nix::sys::signal::Signal;
 use nlmctl::wire::control::{ClientPage, Grace, PageAfter, Procedure as Ask};
 use nlmctl::wire::nlm::{Procedure, Stat, Version};
 use nlmctl::wire::nsm;
@@ -97,12 +98,15 @@ fn free_all_in_another_spelling_frees_the_machine_that_calls_and_no_other() {
 #[test]
 fn a_cap_that_refuses_locks_is_logged_once_with_who_and_where() {
     let folder = tempfile::tempdir().unwrap();
-    let daemon = Nlmd::start(&folder, &["--max-locks", "1"]);
+    let mut daemon = Nlmd::start(&folder, &["--max-locks", "1"]);
     let mut client = Client::v4(&daemon, "127.0.0.2", "greedy\\x07");
     assert_eq!(client.lock(&want("first")), Stat::Granted);
     for _ in 0..20 {
         assert_eq!(client.lock(&want("second")), Stat::DeniedNolocks);
     }
+    // A line is written a moment after it is said.
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait();
     let log = daemon.log();
     let lines: Vec<&str> = log.lines().filter(|line| line.contains("--max-locks")).collect();
     let [line] = lines.as_slice() else { panic!("{lines:#?}") };
