@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::api::{Due, Effect, Totals};
+use super::api::{Due, Totals};
 use super::result::SlicedResult;
 use super::run::{Covers, Run};
 use super::segment::{FileId, Segment};

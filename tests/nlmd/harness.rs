@@ -20,7 +20,7 @@ use nlmctl::wire::{nsm, rpcbind};
 pub(crate) use super::client::{Client, Want, Wire, next_xid, read_record, want};
 pub(crate) use super::nlmd::Nlmd;
 use super::process::Process;
-pub(crate) use super::process::{LIMIT, await_some};
+pub(crate) use super::process::{LIMIT, await_some, until};
 
 impl Nlmd {
     pub(crate) fn start(folder: &tempfile::TempDir, flags: &[&str]) -> Self {
