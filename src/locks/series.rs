@@ -63,9 +63,11 @@ impl<T> Series<T> {
 
     /// Those from that number on, in the order they came.
     pub(super) fn from(&self, first: u32) -> impl Iterator<Item = (u32, &T)> {
-        let pages = (0..).step_by(PAGE).zip(&self.pages).skip(place(first).0);
+        let page = place(first).0;
+        let pages = (page * PAGE..).step_by(PAGE).zip(self.pages.get(page..).unwrap_or_default());
         let places = pages.flat_map(|(start, page)| (start..).zip(page.iter().flat_map(|page| page.iter())));
-        places.filter_map(move |(number, thing)| Some((number, thing.as_deref()?)).filter(|_| number >= first))
+        let there = places.filter_map(|(number, thing)| Some((u32::try_from(number).ok()?, thing.as_deref()?)));
+        there.skip_while(move |(number, _)| *number < first)
     }
 }
 
