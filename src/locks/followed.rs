@@ -5,7 +5,7 @@
 //! dropped only if the other one has freed it: a lock that is left there is kept, in the run's result too.
 
 use super::api::{Call, Caller, ClientId, OtherDomain, Wanted};
-use super::segment::{Segment, Want};
+use super::segment::{FileId, Kind, Segment, Want};
 use super::silence::seconds;
 use super::table::LockTable;
 use crate::ranges::uncovered;
@@ -70,11 +70,22 @@ impl LockTable {
 
     /// Whether any of the range is pending as this owner's.
     pub fn has_pending(&self, caller: Caller, wanted: &Wanted) -> bool {
+        self.segments_of(caller, wanted).any(|(file, s)| self.is_pending(file, s))
+    }
+
+    /// Whether this owner lacks any of the range in this mode, or a stronger one.
+    pub fn lacks(&self, caller: Caller, wanted: &Wanted) -> bool {
+        let kind = Kind::Range { exclusive: wanted.exclusive };
+        let covers = self.segments_of(caller, wanted).filter(|(_, s)| s.kind.covers(kind));
+        !uncovered(wanted.range, covers.map(|(_, s)| s.range)).is_empty()
+    }
+
+    /// What this owner has in the range.
+    fn segments_of(&self, caller: Caller, wanted: &Wanted) -> impl Iterator<Item = (FileId, &Segment)> {
         let owner = self.owners.find(caller.client, caller.via, &wanted.process);
-        let place = self.segments().find(&wanted.file).zip(owner);
-        place.is_some_and(|(file, owner)| {
-            self.segments().owned_in(file, owner, wanted.range).any(|s| self.is_pending(file, s))
-        })
+        let place = self.segments().find(&wanted.file).zip(owner).into_iter();
+        let range = wanted.range;
+        place.flat_map(move |(file, owner)| self.segments().owned_in(file, owner, range).map(move |s| (file, s)))
     }
 
     /// These stay with the other lock manager, so a settle under way keeps them under any policy.

@@ -19,7 +19,9 @@ use super::filter_link::LinkEvent;
 use super::open_calls::OpenCalls;
 use super::queued::Queued;
 use super::requests::{News, as_call, claim, file_of, lock_call, news, range_of, share_call, via, wanted_of};
-use crate::interposer::messages::{Blind, Call, Claim, FilterEvent, Reply, Request, ShareRequest, Treated, Way};
+use crate::interposer::messages::{
+    Blind, Call, Claim, FilterEvent, LockRequest, Reply, Request, ShareRequest, Treated, Way,
+};
 use crate::locks::{self, Caller, ClientId, Handled, Limits, Listing, LockTable, Verdict};
 use crate::manager::knfsd::owners::{HeldLocks, OwnerKey, View};
 use crate::shares::Bounds;
@@ -399,6 +401,7 @@ impl Account {
         let address = call.way.client.0;
         if let Request::Lock(lock) = &call.request
             && lock.reclaim
+            && self.table.lacks(caller, &wanted_of(&lock.claim))
         {
             for part in self.queued.parts_of(lock).iter().filter_map(as_call) {
                 self.table.was_granted(now, caller, &part);
@@ -409,7 +412,12 @@ impl Account {
             handled = self.table.handle(now, caller, said);
         }
         match handled {
-            Handled::Reply(Verdict::Granted) => self.strike(&call, caller),
+            Handled::Reply(Verdict::Granted) => {
+                if let Request::Lock(LockRequest { claim, reclaim: true, .. }) = &call.request {
+                    self.queued.reclaimed(claim);
+                }
+                self.strike(&call, caller);
+            }
             Handled::Wait if self.after_settle.len() < MOST => self.after_settle.push_back((call, Stat::Granted)),
             // Its client knows what it was granted.
             _ => self.note(address, "lockd granted what the account of the run does not", false),
