@@ -187,15 +187,8 @@ async fn stale_entries(
         if !deserted.contains(&socket) {
             if !wanted.iter().any(|ours| is_one_socket(ours, &entry)) {
                 let holder = holder(&entry).await;
-                let is_deserted =
-                    match null_call(&entry, if is_this_process(&holder) { BRIEFLY } else { PATIENCE }).await {
-                        Ok(_) => false,
-                        // The host itself says that the program is not served there. Another one may have got the port since.
-                        Err(CallError::Refused | CallError::Rejected(RpcError::ProgUnavail)) => true,
-                        // Silence is no proof, but of a socket of ours.
-                        Err(_) => is_this_process(&holder),
-                    };
-                if !is_deserted {
+                let patience = if is_this_process(&holder) { BRIEFLY } else { PATIENCE };
+                if !is_deserted(&null_call(&entry, patience).await, &holder) {
                     return Ok(Err(taken(entry, holder)));
                 }
             }
@@ -204,6 +197,18 @@ async fn stale_entries(
         stale.push(entry);
     }
     Ok(Ok(stale))
+}
+
+/// Whether no program is served any more at the entry where a call had this outcome.
+fn is_deserted(outcome: &Result<Vec<u8>, CallError>, holder: &Holder) -> bool {
+    match outcome {
+        Ok(_) => false,
+        // The host itself says that the program is not served there. Another one may have got the port since. A socket that
+        // was closed while it was asked is gone, too.
+        Err(CallError::Refused | CallError::RefusedNow | CallError::Rejected(RpcError::ProgUnavail)) => true,
+        // Silence is no proof, but of a socket of ours.
+        Err(_) => is_this_process(holder),
+    }
 }
 
 /// Whether both name the same socket, which this process has: then no other process is behind the entry.
@@ -296,4 +301,20 @@ async fn over_udp(to: SocketAddr, null: Request<'_>, patience: Duration) -> Resu
 
 async fn over_tcp(to: SocketAddr, null: Request<'_>, patience: Duration) -> Result<Vec<u8>, CallError> {
     StreamClient::connect_tcp(to, Source::default(), MAX_ANSWER, patience).await?.call(null, patience).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_entry_whose_socket_is_closed_between_two_datagrams_is_deserted() {
+        let socket = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = socket.local_addr().unwrap();
+        let entry = Registration { program: nlm::PROGRAM, version: 4, transport: Transport::Udp, address };
+        let take_one = async move { socket.recv(&mut [0; MAX_ANSWER]).await.unwrap() };
+        let (outcome, _) = tokio::join!(null_call(&entry, Duration::from_secs(10)), take_one);
+        assert!(matches!(outcome, Err(CallError::RefusedNow)), "{outcome:?}");
+        assert!(is_deserted(&outcome, &Holder::Unknown));
+    }
 }
