@@ -5,6 +5,7 @@
 //! dropped only if the other one has freed it: a lock that is left there is kept, in the run's result too.
 
 use super::api::{Call, Caller, ClientId, OtherDomain, Wanted};
+use super::run::How;
 use super::segment::{FileId, Kind, Segment, Want};
 use super::silence::seconds;
 use super::table::LockTable;
@@ -41,12 +42,13 @@ impl LockTable {
         in_the_way
     }
 
-    /// The other lock manager has granted this LOCK to one of its waiters, and no call said so: its owner holds what it does
-    /// not have yet. Nothing is done where another owner of this table is in the way, or while a result is being written.
+    /// The other lock manager has granted this LOCK to one of its waiters, and no call said so: its owner has it in place of
+    /// what is weaker. Nothing is done where another owner of this table is in the way, or while a result is being written.
     pub fn was_granted(&mut self, now: Duration, caller: Caller, call: &Call) {
         let Some(want) = self.want(now, caller, call) else { return };
         if !self.is_settling() && self.in_the_way(&want).next().is_none() {
-            for range in uncovered(want.lock.range, self.owned(&want).map(|s| s.range)) {
+            for range in self.parts_without(&want, |_| true) {
+                self.cut_owned(want.place(), range, How::Replaced(want.lock.kind), |s| want.owns(s));
                 self.put(want.file, Segment { range, ..want.lock });
             }
         }

@@ -274,7 +274,7 @@ impl LockTable {
     }
 
     /// The parts of the range in which the owner has nothing in this mode, or a stronger one, that the test accepts.
-    fn parts_without(&self, want: &Want, accept: impl Fn(&Segment) -> bool) -> Vec<ByteRange> {
+    pub(super) fn parts_without(&self, want: &Want, accept: impl Fn(&Segment) -> bool) -> Vec<ByteRange> {
         let covers = self.owned(want).filter(|s| s.kind.covers(want.lock.kind) && accept(s));
         uncovered(want.lock.range, covers.map(|s| s.range))
     }

@@ -69,11 +69,11 @@ impl Queued {
         }
     }
 
-    /// The parts of this reclaim that its owner had in the queue.
+    /// The parts of this reclaim that its owner had in the queue. One in a stronger mode may still be there.
     pub(super) fn parts_of(&self, reclaim: &LockRequest) -> Vec<Request> {
         let wanted = &reclaim.claim;
         let its = self.claims.get(&wanted.way).into_iter().flatten();
-        let its = its.filter(|claim| is_of_one(claim, wanted) && claim.range.overlaps(wanted.range));
+        let its = its.filter(|claim| is_met(claim, wanted) && claim.range.overlaps(wanted.range));
         let part = |claim: &Claim| {
             let claim = Claim { range: intersection(claim.range, wanted.range), ..claim.clone() };
             Request::Lock(LockRequest { claim, ..reclaim.clone() })
@@ -83,13 +83,18 @@ impl Queued {
 
     /// The account has the reclaim.
     pub(super) fn reclaimed(&mut self, wanted: &Claim) {
-        self.forget(wanted.way, |claim| is_of_one(claim, wanted) && wanted.range.covers(claim.range));
+        self.forget(wanted.way, |claim| is_met(claim, wanted) && wanted.range.covers(claim.range));
     }
 }
 
 /// Whether one process wants both, on one file.
 fn is_of_one(a: &Claim, b: &Claim) -> bool {
     (a.svid, &a.file) == (b.svid, &b.file)
+}
+
+/// Whether a reclaim may be of what was granted to this request.
+fn is_met(claim: &Claim, reclaim: &Claim) -> bool {
+    is_of_one(claim, reclaim) && (reclaim.exclusive || !claim.exclusive)
 }
 
 #[cfg(test)]
@@ -155,6 +160,15 @@ mod tests {
         queued.reclaimed(&lock(1, 7, 8, true).claim);
         assert_eq!(left(&queued, 1), 7);
         answered(&mut queued, Request::Unlock(lock(1, 1, u64::MAX, false).claim), Stat::Granted);
+        assert_eq!(queued.parts_of(&lock(1, 0, u64::MAX, true)).len(), 1);
+    }
+
+    #[test]
+    fn a_reclaim_is_not_of_a_request_in_a_stronger_mode_which_may_still_wait() {
+        let mut queued = waiting(1, 1);
+        let weaker = lock(1, 0, u64::MAX, false);
+        assert_eq!(queued.parts_of(&weaker), []);
+        queued.reclaimed(&weaker.claim);
         assert_eq!(queued.parts_of(&lock(1, 0, u64::MAX, true)).len(), 1);
     }
 }

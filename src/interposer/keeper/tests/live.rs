@@ -195,23 +195,27 @@ async fn a_run_that_has_ended_stays_so_when_its_result_was_fetched() {
 #[tokio::test(start_paused = true)]
 async fn a_lock_that_lockd_granted_to_a_waiter_in_the_run_was_not_lost_when_its_client_reclaims_it() {
     for (mode, waits_at_begin) in [(control::Mode::Strict, true), (control::Mode::Targeted, false)] {
-        let stage = Stage::new(vec![held(1, 5, "a"), held(2, 6, "b")]);
+        // It has "up" for reading, and waits for it to write.
+        let reads = HeldLock { exclusive: false, ..held(2, 6, "up") };
+        let stage = Stage::new(vec![held(1, 5, "a"), held(2, 6, "b"), reads]);
         if waits_at_begin {
-            let (wanted, oh) = (held(2, 6, "a"), OwnerHandle::default());
-            of(&stage.world).view.waiters = vec![Waiter { wanted, oh, cookie: Cookie::default() }];
+            let waiter =
+                |file| Waiter { wanted: held(2, 6, file), oh: OwnerHandle::default(), cookie: Cookie::default() };
+            of(&stage.world).view.waiters = ["a", "up"].map(waiter).to_vec();
         }
         stage.begin(mode).await.unwrap();
         if !waits_at_begin {
             stage.answered(2, lock(2, 6, "a", false), Stat::Blocked);
+            stage.answered(2, lock(2, 6, "up", false), Stat::Blocked);
         }
         stage.answered(1, Request::Unlock(claim(1, 5, "a", WHOLE)), Stat::Granted);
         // Here lockd calls GRANTED.
-        for file in ["a", "b", "lost"] {
+        for file in ["a", "b", "up", "lost"] {
             stage.answered(2, lock(2, 6, file, true), Stat::Granted);
         }
         stage.acked().await;
         let counts = stage.settle().await.counts;
-        assert_eq!((sums(counts), counts.resurrected), ((1, 1, 0, 0), 1), "{mode:?}");
+        assert_eq!((sums(counts), counts.resurrected), ((2, 1, 0, 0), 1), "{mode:?}");
         let full = stage.result();
         let resurrected = full.locks.as_slice().iter().filter(|row| row.fate == control::Fate::Resurrected);
         assert_eq!(resurrected.map(|row| row.file.as_slice()).collect::<Vec<_>>(), [b"lost"]);
