@@ -119,14 +119,18 @@ async fn a_files_locks_go_and_the_request_that_waits_for_one_gets_it() {
 async fn nothing_to_release_is_as_wanted_where_that_was_said() {
     let world = World::locked(1, 1).await;
     let nobodys = hex::encode("nobody's");
-    for chosen in [["--client", "gone.test"], ["--file", &nobodys]] {
-        let args = [&["release", "--yes"], &chosen[..]].concat();
+    let unknown = ["--client", "gone.test", "--client", "lost.test"];
+    for chosen in [&unknown[..], &["--file", &nobodys]] {
+        let args = [&["release", "--yes"], chosen].concat();
         world.run(&args).await.refuses(2, if chosen[0] == "--client" { "gone.test" } else { "no lock is selected" });
         let ran = world.run(&[&args[..], &["--if-held", "--quiet"]].concat()).await.exits(0);
         let done = ran.json()["release"].clone();
         assert_eq!((&done["outcome"], &done["exit"]), (&"nothing-held".into(), &0.into()), "{done:#}");
-        let says_so = ran.stderr.contains("the lock manager knows no client gone.test");
-        assert_eq!(says_so, chosen[0] == "--client", "{ran:#?}");
+        for name in ["gone.test", "lost.test"] {
+            let line = format!("the lock manager knows no client {name}");
+            let said = ran.stderr.lines().filter(|said| said.contains(&line)).count();
+            assert_eq!(said, usize::from(chosen[0] == "--client"), "{ran:#?}");
+        }
     }
     assert_eq!(world.held().await, 1);
 }

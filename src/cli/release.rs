@@ -25,7 +25,7 @@ pub(super) async fn run(context: &Context, args: ReleaseArgs) -> Result<u8, Fail
     };
     let plan = release::plan(&*manager, &request, &options).await?;
     // With -q too: a name that is not the client's own leaves its locks where they are.
-    if let Some(unknown) = &plan.unknown {
+    for unknown in &plan.unknown {
         to_stderr(&clean_lines(unknown));
     }
     if dry_run || plan.is_of_nothing() {

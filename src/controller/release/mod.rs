@@ -76,10 +76,11 @@ pub async fn plan(
         clients.extend(listed(manager, &scope, &clients).await?);
     }
     refuse_ambiguous(&scope, &request.clients, &clients)?;
-    let unknown = match refuse_unknown(&scope, &request.clients, &clients) {
-        Err(unknown) if request.if_held => Some(format!("{}; {}", unknown.message, unknown.remedy)),
-        known => known.map(|()| None)?,
-    };
+    if !request.if_held {
+        refuse_unknown(&scope, &request.clients, &clients)?;
+    }
+    let unknown = run_plan::unknown(&scope, &request.clients, &clients);
+    let unknown = unknown.map(|unknown| format!("{}; {}", unknown.message, unknown.remedy)).collect();
     let rows = match &owned {
         Some(owned) => Ok(owned.rows.clone()),
         None if info.capabilities.knows_owners => Ok(manager.all_locks(&scope).await?),

@@ -55,7 +55,7 @@ impl Chosen {
             notes: Vec::new(),
             consent,
         };
-        ReleasePlan { args: self.args, release, live: self.live, targeted: self.targeted, paths, unknown: None }
+        ReleasePlan { args: self.args, release, live: self.live, targeted: self.targeted, paths, unknown: Vec::new() }
     }
 
     fn client(&self, client: &ClientRow, rows: &[LockRow], probed: HostProbe) -> ReleaseClient {
@@ -174,8 +174,8 @@ pub struct ReleasePlan {
     /// Whether the lock manager can run for one client alone.
     targeted: bool,
     paths: HashMap<FileHandle, String>,
-    /// Why nothing is released of a name that was given: the lock manager knows no such client.
-    pub unknown: Option<String>,
+    /// Why nothing is released of names that were given, each in words: the lock manager knows no such client.
+    pub unknown: Vec<String>,
 }
 
 impl ReleasePlan {
@@ -190,8 +190,8 @@ impl ReleasePlan {
         }
         self
     }
-    /// A name that was given, of which no client is known; in words.
-    pub(super) fn without(mut self, unknown: Option<String>) -> Self {
+    /// Names that were given, of which no client is known; each in words.
+    pub(super) fn without(mut self, unknown: Vec<String>) -> Self {
         self.unknown = unknown;
         self
     }

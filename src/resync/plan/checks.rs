@@ -134,34 +134,40 @@ pub(super) struct InScope {
     pub(super) unmonitored: u64,
 }
 
+/// Most clients that are not known for which similar ones are looked for.
+const MOST_NEAR: usize = 10;
+
 /// Refuses a client in the request that is not known. `asked` has the words of the request.
 ///
 /// # Errors
 /// A client is not known; the message names it, and the remedy names similar ones.
 pub fn refuse_unknown(scope: &Scope, asked: &[String], clients: &[ClientRow]) -> Result<(), Failure> {
+    unknown(scope, asked, clients).next().map_or(Ok(()), Err)
+}
+
+/// The same for each that is not known.
+pub fn unknown(scope: &Scope, asked: &[String], clients: &[ClientRow]) -> impl Iterator<Item = Failure> {
     let mut known = Index::default();
     for row in clients {
         known.add_name(&row.name);
         known.addresses.extend(row.addresses.as_slice());
     }
-    for (wanted, text) in scope.clients.as_slice().iter().zip(asked) {
-        let is_known = match (&wanted.name.0, &wanted.address.0) {
-            (None, None) => false,
-            (Some(name), None) => known.has_name(name),
-            (None, Some(address)) => known.addresses.contains(address),
-            (Some(_), Some(_)) => clients.iter().any(|row| names(wanted, row)),
+    let is_unknown = move |(wanted, _): &(&ClientRef, &String)| match (&wanted.name.0, &wanted.address.0) {
+        (None, None) => true,
+        (Some(name), None) => !known.has_name(name),
+        (None, Some(address)) => !known.addresses.contains(address),
+        (Some(_), Some(_)) => !clients.iter().any(|row| names(wanted, row)),
+    };
+    scope.clients.as_slice().iter().zip(asked).filter(is_unknown).enumerate().map(|(number, (_, text))| {
+        // Each of these is a walk through all clients.
+        let near = if number < MOST_NEAR { near(text, clients) } else { Vec::new() };
+        let remedy = if near.is_empty() {
+            "`nlmctl clients` lists the clients that it knows".to_owned()
+        } else {
+            format!("did you mean {}?", near.join(" or "))
         };
-        if !is_known {
-            let near = near(text, clients);
-            let remedy = if near.is_empty() {
-                "`nlmctl clients` lists the clients that it knows".to_owned()
-            } else {
-                format!("did you mean {}?", near.join(" or "))
-            };
-            return usage(format!("the lock manager knows no client {text}"), remedy);
-        }
-    }
-    Ok(())
+        Failure::usage(format!("the lock manager knows no client {text}"), remedy)
+    })
 }
 
 /// Refuses a short name in the request that several clients have before different domains: they are different hosts, and only

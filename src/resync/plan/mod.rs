@@ -13,7 +13,9 @@ mod summary;
 #[cfg(test)]
 mod tests;
 
-pub use checks::{names, only_loopback, own_mounts_allow, refuse_ambiguous, refuse_busy, refuse_unknown, scope};
+pub use checks::{
+    names, only_loopback, own_mounts_allow, refuse_ambiguous, refuse_busy, refuse_unknown, scope, unknown,
+};
 pub use draft::Draft;
 
 use std::net::IpAddr;
