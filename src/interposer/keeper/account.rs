@@ -217,7 +217,9 @@ impl Account {
             FilterEvent::StrayReply(client) if self.may_miss() => {
                 self.doubt(client.0, "a reply to a call that was not seen");
             }
-            // Until then the call of such a reply came before the rules, and was no reclaim. What it did lockd's records show.
+            // Until then the call of such a reply came before the rules, and was no reclaim. What lockd did for it before the walk
+            // the walk shows. After that an UNLOCK is found by release_missing, and a lock is not in the table: nothing of it is
+            // dropped, and a reclaim of it counts as resurrected.
             FilterEvent::StrayReply(_) | FilterEvent::Superseded(_) | FilterEvent::Obeyed(_) | FilterEvent::Lost => {}
         }
     }
@@ -252,6 +254,7 @@ impl Account {
 
     fn replied(&mut self, now: Duration, reply: Reply) {
         let Some(call) = self.calls.answered(reply.call) else { return };
+        self.queued.answered(&call, reply.stat);
         self.apply(now, call, reply.stat);
     }
 
@@ -342,7 +345,6 @@ impl Account {
 
     fn apply(&mut self, now: Duration, call: Call, stat: Stat) {
         self.learn(&call, stat);
-        self.queued.answered(&call, stat);
         if !self.ways.contains_key(&call.way) && !self.may_come(&call, stat) {
             return;
         }

@@ -221,3 +221,21 @@ async fn a_lock_that_lockd_granted_to_a_waiter_in_the_run_was_not_lost_when_its_
         assert_eq!(resurrected.map(|row| row.file.as_slice()).collect::<Vec<_>>(), [b"lost"]);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_was_queued_after_an_unlock_is_remembered_also_if_that_had_to_wait_for_a_settle() {
+    let stage = about_to_lose().await;
+    let answered = |number, request, stat| {
+        let (way, caller, treated) = (way(1), name("c1"), Treated::Passed);
+        let call = Call { number, way, caller, request, treated };
+        [FilterEvent::Call(call), FilterEvent::Reply(Reply { call: number, stat })]
+    };
+    let unlocked = answered(98, Request::Unlock(claim(1, 6, "orphan", WHOLE)), Stat::Granted);
+    let queued = answered(99, lock(1, 6, "orphan", false), Stat::Blocked);
+    of(&stage.world).on_rules = [unlocked, queued].concat();
+    stage.settle().await;
+    // Here lockd calls GRANTED.
+    stage.answered(1, lock(1, 6, "orphan", true), Stat::Granted);
+    stage.status().await;
+    assert_eq!(stage.result().result.late, 0);
+}
