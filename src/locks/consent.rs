@@ -1,18 +1,22 @@
 //! The consent of the other lock domain: what a grant still needs, and the domain's answers. The theory is in
 //! [`mirror`](super::mirror).
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::api::{Call, ClientId, MirrorAnswer, OfferAnswer, Process, Via, Wanted};
+use super::api::{Call, MirrorAnswer, OfferAnswer, Process, Via, Wanted};
 use super::coverage::{Cover, Part};
 use super::segment::{FileId, Kind, Segment, Want};
+use super::spellings::MAX_LOOKED_AT;
 use super::table::{LockTable, STEP};
 use crate::ranges::uncovered;
+use crate::shares::network;
 use crate::wire::types::{ByteRange, CallerName, FileHandle, OwnerHandle};
 
 impl LockTable {
     /// Whether all of the range is known, held or pending, in this mode, as that of a process of this number at
-    /// the address. Its name and owner handle may have another spelling by now ([`spellings`](super::spellings)).
+    /// the address. Its name and owner handle may have another spelling by now ([`spellings`](super::spellings)). Among
+    /// very many locks it is not found: no.
     pub fn knows_range(&self, address: IpAddr, wanted: &Wanted) -> bool {
         let kind = Kind::Range { exclusive: wanted.exclusive };
         let known =
@@ -20,7 +24,7 @@ impl LockTable {
         uncovered(wanted.range, known).is_empty()
     }
 
-    /// Whether a share of the file is known as that of this owner handle at the address.
+    /// Whether a share of the file is known as that of this owner handle at the address, and is found.
     pub fn knows_share(&self, address: IpAddr, file: &FileHandle, oh: &OwnerHandle) -> bool {
         let any = (ByteRange::ALL, Kind::Share { access: 0, mode: 0 });
         self.known(address, file, any, |process| process.oh == *oh).next().is_some()
@@ -37,22 +41,35 @@ impl LockTable {
         uncovered(range, has).is_empty()
     }
 
-    /// Whether a reclaim that waits for the end of a run is of something that the run is about to drop. Its client
-    /// was still reclaiming, so what else it has pending is kept when the run settles again.
-    pub fn came_in_time(&mut self, address: IpAddr, call: &Call) -> bool {
-        let Some(run) = self.run.as_ref() else { return false };
-        let Some((_, handle, range, kind)) = call.subject() else { return false };
-        let Some(file) = self.segments().find(handle) else { return false };
-        let mut pending = self.segments().overlapping(file, range).filter(|s| self.is_pending(file, s));
-        let here = |s: &&Segment| self.clients.get(s.client).is_some_and(|client| client.address == address);
-        let dropping = |s: &&Segment| self.server_address(s.owner).is_some_and(|at| run.is_dropping(s.client, at));
-        let dropped = pending.find(|s| s.kind.same_sort(kind) && here(s) && dropping(s));
-        let Some(client) = dropped.map(|s| s.client) else { return false };
-        drop(pending);
-        if let Some(run) = &mut self.run {
-            run.is_claiming(client);
+    /// Whether one of the reclaims that wait for the end of a run is of something that the run is about to drop. Its host
+    /// was still reclaiming, so what else it has pending is kept when the run settles again. A host for which very much is
+    /// to be looked at counts as one that reclaims.
+    pub fn came_in_time<'a>(&mut self, reclaims: impl IntoIterator<Item = (IpAddr, &'a Call)>) -> bool {
+        let (mut looked_at, mut claimed) = (BTreeMap::new(), false);
+        for (address, call) in reclaims {
+            let is_losing = self.run.as_ref().is_some_and(|run| run.is_losing(address));
+            let looked_at = looked_at.entry(network(address)).or_default();
+            if is_losing
+                && self.is_of_what_is_dropped(address, call, looked_at)
+                && let Some(run) = &mut self.run
+            {
+                run.is_claiming(address);
+                claimed = true;
+            }
         }
-        true
+        claimed
+    }
+
+    fn is_of_what_is_dropped(&self, address: IpAddr, call: &Call, looked_at: &mut usize) -> bool {
+        let Some((run, (_, handle, range, kind))) = self.run.as_ref().zip(call.subject()) else { return false };
+        let Some(file) = self.segments().find(handle) else { return false };
+        let here = |s: &Segment| self.clients.get(s.client).is_some_and(|client| client.address == address);
+        let dropping = |s: &Segment| self.server_address(s.owner).is_some_and(|at| run.is_dropping(s.client, at));
+        self.segments().overlapping(file, range).any(|s| {
+            *looked_at += 1;
+            let is_dropped = || s.kind.same_sort(kind) && self.is_pending(file, s) && here(s) && dropping(s);
+            *looked_at > MAX_LOOKED_AT || is_dropped()
+        })
     }
 
     /// The same of a grant that was offered, is about to be dropped, and that its client has accepted meanwhile.
@@ -61,11 +78,12 @@ impl LockTable {
         let Some(settling) = &run.settling else { return false };
         let accepted = settling.answers.iter().filter(|(_, answer)| *answer == OfferAnswer::Accepted);
         let clients = accepted.filter_map(|(offer, _)| Some(self.waiters.offered(*offer)?.want.caller.client));
-        let gone: Vec<ClientId> = clients.filter(|client| settling.gone.contains(client)).collect();
-        for client in &gone {
-            run.is_claiming(*client);
+        let gone = clients.filter(|client| settling.gone.contains(client));
+        let hosts: Vec<IpAddr> = gone.filter_map(|client| Some(self.clients.get(client)?.address)).collect();
+        for address in &hosts {
+            run.is_claiming(*address);
         }
-        !gone.is_empty()
+        !hosts.is_empty()
     }
 
     /// What the process at the address has at least in this mode and that meets the range.
@@ -79,6 +97,7 @@ impl LockTable {
         let segments = self.segments().find(file).into_iter();
         let segments = segments.flat_map(move |file| self.segments().overlapping(file, range).map(move |s| (file, s)));
         segments
+            .take(MAX_LOOKED_AT)
             .filter(move |(file, s)| s.kind.covers(kind) && !self.is_void(*file, s))
             .filter(move |(_, s)| self.clients.get(s.client).is_some_and(|client| client.address == address))
             .filter(move |(_, s)| self.owners.key(s.owner).is_some_and(|key| process(&key.process)))

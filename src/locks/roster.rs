@@ -157,6 +157,6 @@ impl Run {
             shared_address: clients.shares_address(client),
             suspect: client.reasons().next().is_some(),
         };
-        self.add_client(id, row, in_scope);
+        self.add_client(id, client.address, row, in_scope);
     }
 }

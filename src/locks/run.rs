@@ -22,7 +22,7 @@ use super::settling::Settling;
 use super::tally::Tally;
 use super::waiters::Waiter;
 use crate::resync::policy::{self, Judge, PathFacts};
-use crate::shares::Bounds;
+use crate::shares::{Bounds, network};
 use crate::wire::control::{
     BeginArgs, Begun, ClientProgress, Counts, LockFate, Mode, Outcome, Policy, RunClient, RunId, RunResult, RunStatus,
 };
@@ -31,8 +31,8 @@ use crate::wire::xdr::{List, Maybe, Text};
 
 /// Most rows a run lists of what peers did in it (resurrected, conflicts).
 const ROWS: Bounds = Bounds { all: 200_000, host: 100_000 };
-/// So many times a run settles anew for reclaims, before it keeps all that is pending.
-const MAX_ANEW: u32 = 3;
+/// So many times a run settles anew for reclaims, each time of other hosts, before it keeps all that is pending.
+const MAX_ANEW: u32 = 16;
 
 /// What happened to a pending lock, or to a part of one.
 #[derive(Debug, Clone, Copy)]
@@ -161,6 +161,8 @@ pub(super) struct Run {
     pub(super) settling: Option<Settling>,
     /// How many times it went on for reclaims that came while its result was written.
     pub(super) went_on: u32,
+    /// Hosts, or networks, that were reclaiming when the run was about to end: they have not had the time to claim all.
+    claiming: BTreeSet<IpAddr>,
     pub(super) listed: Listed,
     /// A tree: a hash table that grows moves all that is in it, and peers choose how much that is.
     marks: BTreeMap<u32, Mark>,
@@ -206,6 +208,7 @@ impl Run {
             rows: Rows::default(),
             settling: None,
             went_on: 0,
+            claiming: BTreeSet::new(),
             listed: Listed::new(ROWS),
             marks: BTreeMap::new(),
             next_mark,
@@ -213,9 +216,9 @@ impl Run {
     }
 
     /// `locks`: those in scope, by the server address that the client called for them.
-    pub(super) fn add_client(&mut self, id: ClientId, client: RunClient, locks: Vec<(IpAddr, u64)>) {
+    pub(super) fn add_client(&mut self, id: ClientId, address: IpAddr, client: RunClient, locks: Vec<(IpAddr, u64)>) {
         self.index.insert(id, self.tallies.len());
-        let mut tally = Tally::new(id, client.suspect);
+        let mut tally = Tally::new(id, address, client.suspect);
         (tally.counts.in_scope, tally.counts.pending) = (client.locks, client.locks);
         for (server_address, locks) in locks {
             *tally.path(server_address) = PathFacts { in_scope: locks, pending: locks, ..PathFacts::default() };
@@ -396,11 +399,21 @@ impl Run {
         self.tally(client).is_some_and(|tally| tally.acked_at.is_some())
     }
 
-    /// The client was reclaiming while the run was about to end.
-    pub(super) fn is_claiming(&mut self, client: ClientId) {
-        if let Some(tally) = self.tally_mut(client) {
-            tally.claiming = true;
+    /// The host was reclaiming while the run was about to end. That is all of its clients: it may have many names.
+    pub(super) fn is_claiming(&mut self, address: IpAddr) {
+        self.claiming.insert(network(address));
+        if let Some(settling) = &mut self.settling {
+            settling.losing.remove(&network(address));
         }
+    }
+
+    pub(super) fn was_claiming(&self, tally: &Tally) -> bool {
+        self.claiming.contains(&network(tally.address))
+    }
+
+    /// Whether a client of the host is about to lose something, and the host is not known to reclaim.
+    pub(super) fn is_losing(&self, address: IpAddr) -> bool {
+        self.settling.as_ref().is_some_and(|settling| settling.losing.contains(&network(address)))
     }
 
     /// Whether what is pending of the client through this server address is about to be dropped.
@@ -467,7 +480,7 @@ impl Run {
         now < self.owed && self.counts.pending > 0
             || pending.any(|(tally, client)| {
                 let is_kept = || tally.facts(now, client, named).is_unheard_and_kept(self.policy, self.grace);
-                tally.claiming || !tally.is_given_up() || !is_kept()
+                self.was_claiming(tally) || !tally.is_given_up() || !is_kept()
             })
     }
 

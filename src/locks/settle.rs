@@ -6,8 +6,9 @@
 //!    ([`Stage`]). It looks only at the files of clients that have something pending, at each file once.
 //! 3. The caller makes [`settle_result`](LockTable::settle_result) durable. If a reclaim of what is about to be
 //!    dropped [came in time](LockTable::came_in_time), it cancels, lets the calls that wait be decided in grace,
-//!    and settles anew: what came before the instant is never answered by what others got after it. When that has happened
-//!    a few times, all that is pending is kept.
+//!    and settles anew: what came before the instant is never answered by what others got after it. Then nothing is
+//!    dropped of the hosts that reclaimed, so each host causes that once, by whatever names it calls. When many hosts have
+//!    caused it, one after the other, all that is pending is kept.
 //! 4. [`settle_commit`](LockTable::settle_commit) is the instant: nothing is pending any more. A
 //!    dropped lock protects nothing from here on, though it still stands in its file: [`Void`]
 //!    describes such locks, and every file is purged of them before it is looked at.
@@ -26,6 +27,7 @@ use super::settling::{Settling, Stage};
 use super::table::LockTable;
 use super::tally::Tally;
 use crate::resync::policy::ClientFacts;
+use crate::shares::network;
 use crate::units::number;
 use crate::wire::control::{Counts, Fate, LockFate, Outcome, Refusal, RefusalCode, RunClient, SettleWhen, Spared};
 
@@ -235,11 +237,12 @@ impl Run {
     /// Decides about the client. Gives what is next.
     fn judge(&mut self, settling: &mut Settling, place: usize) -> Stage {
         let judged = self.facts(settling, place).map(|facts| settling.judge.judge(&facts));
+        let is_spared = settling.cut_short || self.tallies.get(place).is_some_and(|tally| self.was_claiming(tally));
         let Some((judged, tally)) = judged.zip(self.tallies.get_mut(place)) else {
             return Stage::Files;
         };
         settling.not_understood |= judged.is_not_understood() && !settling.cut_short;
-        tally.judged = if settling.cut_short || tally.claiming { judged.spared(Spared::NoTime) } else { judged };
+        tally.judged = if is_spared { judged.spared(Spared::NoTime) } else { judged };
         // A settle before this one may have counted and was cancelled.
         (tally.counts.dropped, tally.counts.kept) = (0, 0);
         if tally.counts.pending > 0 {
@@ -247,6 +250,7 @@ impl Run {
         }
         if tally.judged.drops_any() {
             settling.losers.insert(tally.client);
+            settling.losing.insert(network(tally.address));
         }
         if tally.judged.gone {
             settling.gone.insert(tally.client);

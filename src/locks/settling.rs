@@ -1,6 +1,7 @@
 //! A settle in progress: how far it is, and what it has decided. [`settle`](super::settle) continues it.
 
 use std::collections::{BTreeSet, HashSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::api::{ClientId, OfferAnswer, OfferId};
@@ -44,6 +45,8 @@ pub(super) struct Settling {
     pub(super) last: Option<FileId>,
     /// Those who lose something.
     pub(super) losers: HashSet<ClientId>,
+    /// Their hosts, or networks, but for those that are found to reclaim. A tree: no growing table moves all of them.
+    pub(super) losing: BTreeSet<IpAddr>,
     /// Those who are taken for gone.
     pub(super) gone: BTreeSet<ClientId>,
     /// What becomes of the locks.
@@ -71,6 +74,7 @@ impl Settling {
             ahead: BTreeSet::new(),
             last: None,
             losers: HashSet::new(),
+            losing: BTreeSet::new(),
             gone: BTreeSet::new(),
             rows: Rows::default(),
             results: Vec::new(),

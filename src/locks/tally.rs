@@ -13,6 +13,7 @@ use crate::wire::xdr::List;
 #[derive(Debug, Clone)]
 pub(super) struct Tally {
     pub(super) client: ClientId,
+    pub(super) address: IpAddr,
     pub(super) counts: Counts,
     delivery: Delivery,
     /// The controller has given it up, and could send it nothing.
@@ -23,15 +24,14 @@ pub(super) struct Tally {
     paths: BTreeMap<IpAddr, PathFacts>,
     /// What is decided of it, from the start of the settle.
     pub(super) judged: Judged,
-    /// It was reclaiming when the run was about to end: it has not had the time to claim all.
-    pub(super) claiming: bool,
 }
 
 impl Tally {
     /// Of a client with nothing in scope.
-    pub(super) fn new(client: ClientId, suspect: bool) -> Self {
+    pub(super) fn new(client: ClientId, address: IpAddr, suspect: bool) -> Self {
         Self {
             client,
+            address,
             counts: Counts::default(),
             delivery: Delivery::NotTold,
             cannot_be_told: false,
@@ -40,7 +40,6 @@ impl Tally {
             may_drop: false,
             paths: BTreeMap::new(),
             judged: Judged::default(),
-            claiming: false,
         }
     }
 

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::phase::{Beginning, Ending, Phase, Refusable, remember};
-use super::queue::OpenCall;
 use super::records::NotRecorded;
 use super::state::{Done, Owner};
 use crate::host::StatdDir;
@@ -356,7 +355,7 @@ impl Owner {
     }
 
     /// The reclaims are decided in grace, where no other owner can take the range, and then the run settles anew. A
-    /// client causes this once: what else it has pending is kept. After a few times all that is pending is kept.
+    /// host causes this once: what else it has pending is kept. After many times all that is pending is kept.
     pub(super) fn taken_back(&mut self, durable: Result<(), PersistError>) {
         if durable.is_err() {
             self.runs.failures = FAILURES_MAX;
@@ -381,10 +380,9 @@ impl Owner {
     }
 
     fn reclaims_came_in_time(&mut self) -> bool {
-        let claims = |call: &OpenCall| self.table.came_in_time(call.incoming.address, &call.incoming.call);
-        // Of each client that has one, so all are asked.
-        let claimed = self.queue.reclaims().map(claims).fold(false, |any, one| any | one);
-        self.table.was_accepted_in_time() || claimed
+        let reclaims = self.queue.reclaims().map(|call| (call.incoming.address, &call.incoming.call));
+        // Both: each host that has one is not to cause it again.
+        self.table.came_in_time(reclaims) | self.table.was_accepted_in_time()
     }
 
     pub(super) fn scan(&mut self) {

@@ -1,6 +1,7 @@
 //! A process that did not run for a while: its time does not count against clients.
 
 use super::*;
+use crate::locks::spellings::MAX_LOOKED_AT;
 
 const R: ByteRange = ByteRange { start: 0, end: 9 };
 
@@ -158,9 +159,9 @@ fn a_reclaim_that_came_before_the_end_saves_its_lock_and_what_its_client_has_sti
     let reclaim = World::lock_call(P("b", 1), "stale", bytes(2, 3), true, false, true);
     assert_eq!(w.call(P("b", 1), &reclaim), Handled::Wait);
     let elsewhere = World::lock_call(P("b", 1), "another", R, true, false, true);
-    assert!(!w.table.came_in_time(World::address("b"), &elsewhere), "nothing of it is about to be dropped");
-    assert!(!w.table.came_in_time(World::address("c"), &reclaim), "another host's");
-    assert!(w.table.came_in_time(World::address("b"), &reclaim));
+    assert!(!w.table.came_in_time([(World::address("b"), &elsewhere)]), "nothing of it is about to be dropped");
+    assert!(!w.table.came_in_time([(World::address("c"), &reclaim)]), "another host's");
+    assert!(w.table.came_in_time([(World::address("b"), &reclaim)]));
     w.table.settle_cancel();
     assert_eq!(w.verdict(P("b", 1), &reclaim), Verdict::Granted);
     w.pass(60);
@@ -168,4 +169,37 @@ fn a_reclaim_that_came_before_the_end_saves_its_lock_and_what_its_client_has_sti
     let Counts { reclaimed, dropped, kept, .. } = result.result.counts;
     assert_eq!((reclaimed, dropped, kept), (2, 0, 1), "of the third only a part was claimed");
     assert_eq!(w.picture("stale").len(), 3, "the claimed bytes and those on both sides: {:?}", w.picture("stale"));
+}
+
+#[test]
+fn a_host_whose_reclaim_meets_more_locks_than_can_be_looked_at_counts_as_one_that_reclaims_if_it_is_to_lose_any() {
+    let mut w = World::new();
+    w.write(P("b", 1), "other", R);
+    w.write(P("d", 1), "stale", R);
+    // To check all of it after each would take minutes.
+    for n in 0..=u64::try_from(MAX_LOOKED_AT).unwrap() {
+        let call = World::lock_call(P("e", 1), "crowded", bytes(2 * n, 2 * n), true, false, false);
+        let caller = w.caller("e");
+        w.table.handle(w.now, caller, &call);
+    }
+    let mut args = w.begin_args(Mode::Strict);
+    args.policy.silent = Silent::Drop;
+    w.begin_with(&args);
+    for client in ["b", "d"] {
+        w.tell(client, Delivery::Acked);
+    }
+    w.pass(60);
+    let settle = |w: &mut World| {
+        w.table.settle_start(w.now, SettleWhen::Always, false, "test").unwrap();
+        while !w.table.settle_scan(1_000) {}
+        w.table.settle_result(0).unwrap().result.counts
+    };
+    assert_eq!(settle(&mut w).dropped, 2);
+    let all = World::lock_call(P("b", 1), "crowded", ByteRange::ALL, true, false, true);
+    assert!(!w.table.came_in_time([(World::address("c"), &all)]), "it has nothing to lose");
+    assert!(w.table.came_in_time([(World::address("b"), &all)]));
+    assert!(!w.table.came_in_time([(World::address("b"), &all)]), "each host once");
+    w.table.settle_cancel();
+    let Counts { dropped, kept, .. } = settle(&mut w);
+    assert_eq!((dropped, kept), (1, u64::try_from(MAX_LOOKED_AT).unwrap() + 2));
 }

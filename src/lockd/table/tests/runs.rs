@@ -223,19 +223,21 @@ async fn a_run_whose_result_the_disk_does_not_take_back_drops_nothing_and_is_abo
     assert_eq!(call.await.unwrap(), Some(Verdict::Granted));
 }
 
-#[tokio::test]
-async fn clients_that_reclaim_in_turns_while_the_result_is_written_do_not_keep_the_grace_on() {
-    let named = |name: &str| Incoming { name: CallerName::new(name).unwrap(), ..incoming(2, name) };
-    let mut names = ["a", "b", "c", "d", "e", "f", "g", "h"].into_iter();
-    let mut world = World::new();
-    for name in names.clone() {
-        world.hold(named(name)).await;
+/// Settles over these clients, of which nothing was heard, and whenever the result is written the next of the first `turns`
+/// of them reclaims what it has. Gives how often it was written.
+async fn settle_with_reclaims_in_turns(clients: &[(u8, String)], turns: usize) -> (usize, RunResult) {
+    let named =
+        |(host, name): &(u8, String)| Incoming { name: CallerName::new(name).unwrap(), ..incoming(*host, name) };
+    let (mut turns, mut world) = (clients.iter().take(turns), World::new());
+    for client in clients {
+        world.hold(named(client)).await;
     }
     let policy = Policy { unreachable: Unreachable::Drop, ..begin_args(1).policy };
-    let may_drop = List::clipped(names.clone().map(|name| ClientRef::named(CallerName::new(name).unwrap())).collect());
-    world.begin_with(BeginArgs { policy, may_drop, ..begin_args(1) }).await;
+    let names = clients.iter().map(|(_, name)| ClientRef::named(CallerName::new(name).unwrap()));
+    world.begin_with(BeginArgs { policy, may_drop: List::clipped(names.collect()), ..begin_args(1) }).await;
     let gone = |client| ClientProgress { client, delivery: Delivery::NoAnswer, ago_ms: 0, suspect: false };
-    let (run, clients) = (RunId([1; 16]), List::clipped((0..8).map(gone).collect()));
+    let all = 0..u32::try_from(clients.len()).unwrap();
+    let (run, clients) = (RunId([1; 16]), List::clipped(all.map(gone).collect()));
     world.table.progress(ProgressArgs { run, notices_begun: true, clients }, ConnectionId(1)).await.unwrap();
     let (table, args) = (world.table.clone(), SettleArgs { run, when: SettleWhen::Always });
     let mut settling = tokio::spawn(async move { table.settle(args, ConnectionId(1)).await });
@@ -247,17 +249,34 @@ async fn clients_that_reclaim_in_turns_while_the_result_is_written_do_not_keep_t
                 let (change, done) = change.unwrap();
                 if matches!(change, Change::Ended(_)) {
                     ended += 1;
-                    calls.extend(names.next().map(|name| world.send(reclaim_of(named(name)))));
+                    calls.extend(turns.next().map(|client| world.send(reclaim_of(named(client)))));
                     tokio::task::yield_now().await;
                 }
                 done.send(Ok(())).unwrap();
             }
         }
     };
-    assert_eq!(ended, 4, "it settles anew three times");
-    assert_eq!((result.counts.dropped, result.counts.kept), (0, 5));
-    assert!(result.reason.as_str().contains("reclaims went on to come"), "{:?}", result.reason);
     for call in calls {
         assert_eq!(call.await.unwrap(), Some(Verdict::Granted));
     }
+    (ended, result)
+}
+
+#[tokio::test]
+async fn hosts_that_reclaim_in_turns_while_the_result_is_written_do_not_keep_the_grace_on() {
+    let hosts: Vec<(u8, String)> = (2..22).map(|host| (host, format!("h{host}"))).collect();
+    let (ended, result) = settle_with_reclaims_in_turns(&hosts, hosts.len()).await;
+    assert_eq!(ended, 17, "it settles anew sixteen times");
+    assert_eq!((result.counts.dropped, result.counts.kept), (0, 4));
+    assert!(result.reason.as_str().contains("reclaims went on to come"), "{:?}", result.reason);
+}
+
+#[tokio::test]
+async fn a_host_that_reclaims_under_many_names_in_turns_saves_its_own_locks_and_no_others() {
+    let own = ["a", "b", "c", "d", "e", "f", "g", "h"].map(|name| (2, name.to_owned()));
+    let clients: Vec<(u8, String)> = own.into_iter().chain([(3, "dead".to_owned())]).collect();
+    let (ended, result) = settle_with_reclaims_in_turns(&clients, 8).await;
+    assert_eq!(ended, 2, "it causes that once");
+    assert_eq!((result.counts.reclaimed, result.counts.dropped, result.counts.kept), (1, 1, 7));
+    assert!(!result.reason.as_str().contains("reclaims went on to come"), "{:?}", result.reason);
 }
