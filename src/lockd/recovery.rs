@@ -23,6 +23,10 @@ use crate::wire::xdr::{List, Text};
 const NO_ANSWER_AFTER: Duration = Duration::from_secs(10);
 /// Retries of notices end after this (sm-notify's own limit).
 const RETRY_FOR: Duration = Duration::from_mins(15);
+/// Why a run has ended that a restart cut off.
+const SUPERSEDED: &str = "nlmd restarted; its recovery grace took over";
+const SUPERSEDED_ALONE: &str =
+    "nlmd restarted; its recovery grace took over; the disk had no room for the list of the run's clients";
 /// Events of the fan-out that may wait to be logged.
 const EVENTS: usize = 256;
 
@@ -83,10 +87,16 @@ pub async fn start_state(
     if let Some(run) = found.run.take() {
         tracing::warn!(run = %run.run, "a run was active when nlmd went down; recovery supersedes it");
         found.ended.push(run.run);
-        let ended = Change::Ended(Arc::new(superseded(&run, clock.unix_ms()).into()));
-        if let Err(error) = persist.write(ended).await {
-            // Clients need a server more than people need that result. The record of the run stays for the next start.
-            tracing::warn!(run = %run.run, %error, "the result of the superseded run is not on disk");
+        let now = clock.unix_ms();
+        let ended = |run, reason| Change::Ended(Arc::new(superseded(run, reason, now).into()));
+        if let Err(error) = persist.write(ended(&run, SUPERSEDED)).await {
+            // Clients need a server more than people need that list, and the next run replaces the record that it is made of.
+            tracing::warn!(run = %run.run, %error, "the result of the superseded run is written without its clients");
+            let alone = RunRecord { clients: Arc::default(), ..run };
+            if let Err(error) = persist.write(ended(&alone, SUPERSEDED_ALONE)).await {
+                let run = alone.run;
+                tracing::error!(%run, %error, "the superseded run has no result on disk; it is lost when a run begins");
+            }
         }
     }
     persist.write(Change::State { state, boot }).await?;
@@ -109,14 +119,14 @@ fn own_state(last: Option<NsmState>, unix_seconds: u64, machine: &Machine) -> Ns
 }
 
 /// What was reclaimed in a superseded run is not known: the counts died with the process.
-fn superseded(run: &RunRecord, now_unix_ms: u64) -> FullResult {
+fn superseded(run: &RunRecord, reason: &str, now_unix_ms: u64) -> FullResult {
     let reachable = run.clients.iter().filter(|client| !client.addresses.as_slice().is_empty());
     let clients = reachable.map(ClientResult::untold).collect();
     FullResult {
         result: RunResult {
             run: run.run,
             outcome: Outcome::Superseded,
-            reason: Text::clipped("nlmd restarted; its recovery grace took over"),
+            reason: Text::clipped(reason),
             alone: true,
             not_understood: false,
             mode: run.mode,
@@ -387,11 +397,16 @@ mod tests {
         let (persist, writer, mut found) = persist::open_nearly_full(dir.path()).unwrap();
         let state = start_state(&persist, &mut found, clock(), None, &booted_at("boot").1).await.unwrap();
         assert!(state.is_after(NsmState(3)));
-        assert_eq!(persist.result(run.run).await.unwrap(), None);
+        let next = RunRecord { run: RunId([8; 16]), clients: Arc::default(), ..run.clone() };
+        persist.write(Change::Begin(next.clone())).await.unwrap();
+        let result = persist.result(run.run).await.unwrap().expect("the next run leaves it");
+        assert_eq!((result.outcome, result.counts.unverified), (Outcome::Superseded, 12));
+        assert!(result.reason.as_str().contains("no room for the list"), "{:?}", result.reason);
+        assert!(persist.result_clients(run.run, 0).await.unwrap().unwrap().0.as_slice().is_empty());
         drop(persist);
         writer.join();
         let (_persist, _writer, found) = persist::open(dir.path()).unwrap();
-        assert_eq!((found.nsm_state, found.run), (Some(state), Some(run)), "the next start writes it");
+        assert_eq!((found.run, found.ended), (Some(next), vec![run.run]));
     }
 
     #[test]
