@@ -29,6 +29,8 @@ const SCAN_STEP: usize = 128;
 const SWEEP_STEP: usize = 1;
 /// A result that the disk did not take is tried again after this.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// So many late reclaims are written together once the disk takes their run's result.
+const LATE_AT_ONCE: usize = 1_024;
 /// After so many failures the run is aborted: a drop that leaves no record must not happen.
 const FAILURES_MAX: u32 = 5;
 
@@ -527,16 +529,20 @@ impl Owner {
                 (submitted, late) = unwritten.submit_again(&ended, &persist);
                 submitted
             };
-            if in_the_end(submitted, again).await.is_ok() {
-                for fate in late {
-                    if let Err(error) = persist.write(Change::Late(run, fate)).await {
-                        tracing::error!(%run, %error, "a late reclaim is missing in its run's result");
+            let durable = in_the_end(submitted, again).await;
+            if let Some(answer) = answer {
+                let _ = answer.send(Ok(ended.result.clone()));
+            }
+            if durable.is_ok() {
+                for some in late.chunks(LATE_AT_ONCE) {
+                    let late = some.iter().map(|fate| persist.submit(Change::Late(run, fate.clone())));
+                    for submitted in late.collect::<Vec<_>>() {
+                        if let Err(error) = durably(submitted).await {
+                            tracing::error!(%run, %error, "a late reclaim is missing in its run's result");
+                        }
                     }
                 }
                 unwritten.written(run);
-            }
-            if let Some(answer) = answer {
-                let _ = answer.send(Ok(ended.result.clone()));
             }
             free_beside(ended);
             Done::Nothing

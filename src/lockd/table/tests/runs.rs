@@ -188,9 +188,12 @@ async fn late_reclaims_that_come_while_the_disk_refuses_an_aborted_runs_result_a
     let call = world.send(reclaim_of(incoming(2, "another")));
     assert!(matches!(world.accept().await, Change::Late(..)), "there is nothing to append it to");
     assert_eq!(call.await.unwrap(), Some(Verdict::Granted));
-    assert_eq!(world.table.result(run).await.unwrap().late, 1, "it is told");
+    let call = world.send(reclaim_of(incoming(2, "second")));
+    assert!(matches!(world.accept().await, Change::Late(..)));
+    assert_eq!(call.await.unwrap(), Some(Verdict::Granted));
+    assert_eq!(world.table.result(run).await.unwrap().late, 2, "they are told");
     let rows = world.table.result_locks(RunPageAfter { run: run.run, after: 0 }).await.unwrap();
-    assert_eq!((rows.locks.as_slice().len(), rows.next), (1, 0));
+    assert_eq!((rows.locks.as_slice().len(), rows.next), (2, 0));
     refused.send(Err(PersistError::Write("disk full".into()))).unwrap();
     let (ended, written) = world.change().await;
     assert!(matches!(ended, Change::Ended(_)));
@@ -198,9 +201,14 @@ async fn late_reclaims_that_come_while_the_disk_refuses_an_aborted_runs_result_a
     assert!(matches!(world.accept().await, Change::Late(..)), "it is behind the result");
     assert_eq!(call.await.unwrap(), Some(Verdict::Granted));
     written.send(Ok(())).unwrap();
-    let Change::Late(_, fate) = world.accept().await else { panic!("the first one again") };
-    assert_eq!(fate.file.as_slice(), b"another");
-    assert_eq!(abort.await.unwrap().unwrap().outcome, Outcome::Aborted);
+    assert_eq!(abort.await.unwrap().unwrap().outcome, Outcome::Aborted, "its answer does not wait for them");
+    let mut written = Vec::new();
+    for file in ["another", "second"] {
+        let (Change::Late(_, fate), done) = world.change().await else { panic!("the first ones again, at once") };
+        assert_eq!(fate.file.as_slice(), file.as_bytes());
+        written.push(done);
+    }
+    written.into_iter().for_each(|done| done.send(Ok(())).unwrap());
     assert!(timeout(A_MOMENT, world.disk.recv()).await.is_err(), "each once");
 }
 
