@@ -77,7 +77,7 @@ impl LockTable {
 
     /// Whether all ordinary requests are refused. A strict run refuses them until
     /// its one instant, also while it settles.
-    pub(super) fn refuses_ordinary(&self) -> bool {
+    pub fn refuses_ordinary(&self) -> bool {
         self.run.as_ref().map_or(self.recovery_until.is_some(), |run| run.mode == Mode::Strict)
     }
 

@@ -20,7 +20,6 @@ use super::state::{Done, Owner};
 use crate::lockd::embed::{Admission, Question};
 use crate::lockd::persist::{self, Change, MonitorRecord, Watch};
 use crate::locks::{Call, Caller, Cap, ClientId, Full, Handled, MirrorAnswer, Move, OtherDomain, Reboot, Verdict};
-use crate::wire::control::Grace;
 use crate::wire::scope::{self, Shown};
 use crate::wire::types::{CallerName, FileHandle, NsmState};
 
@@ -151,7 +150,7 @@ impl Owner {
             Some(client) => client,
             None if !call.takes_a_lock() && !self.takes_over(&call) => return self.stranger(call),
             // It would be refused, and no other client is to make room for that.
-            None if !call.is_reclaim() && matches!(self.table.grace(), Grace::Recovery | Grace::Strict) => {
+            None if !call.is_reclaim() && self.table.refuses_ordinary() => {
                 return call.answer(Verdict::Grace);
             }
             None => {

@@ -99,11 +99,8 @@ impl Owner {
     }
 
     fn forget(&mut self, client: ClientId) {
-        let Some((name, address, is_found)) = self.records.forget(client) else { return };
-        if is_found && self.table.grace() == Grace::Recovery {
-            // It may still reclaim: after another crash it is to be told.
-            return;
-        }
+        let in_recovery = self.table.grace() == Grace::Recovery;
+        let Some((name, address)) = self.records.forget(client, in_recovery) else { return };
         if let Err(error) = self.persist.submit(Change::Forget { name: name.clone(), address }) {
             // At worst it is told of a restart that does not concern it.
             tracing::warn!(client = %name, %error, "its monitor record was not removed");

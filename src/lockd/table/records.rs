@@ -65,6 +65,9 @@ impl Record {
 #[derive(Debug, Default)]
 pub(super) struct Records {
     by_client: Spread<(ClientId, Record)>,
+    /// Whose records of the life before stay on disk though their clients made room for others in recovery: they may come
+    /// back, and make room again.
+    made_room: BTreeSet<(CallerName, IpAddr)>,
     /// Clients with a state number to write, and when.
     evidence: BTreeSet<(Duration, ClientId)>,
 }
@@ -84,7 +87,10 @@ impl Records {
 
     /// The record is on the way to the disk.
     pub(super) fn writing(&mut self, client: ClientId, record: &MonitorRecord) {
-        let mut known = self.by_client.remove(&client).unwrap_or_else(|| Record::new(record));
+        let mut known = self.by_client.remove(&client).unwrap_or_else(|| {
+            let is_found = self.made_room.contains(&(record.name.clone(), record.address));
+            Record { is_found, ..Record::new(record) }
+        });
         known.writing = Some(record.clone());
         self.by_client.insert(client, known);
     }
@@ -140,10 +146,18 @@ impl Records {
         }
     }
 
-    /// The client is gone. Gives its record's key on disk, and whether it is of the life before.
-    pub(super) fn forget(&mut self, client: ClientId) -> Option<(CallerName, IpAddr, bool)> {
+    /// The client is gone. Gives the key of its record, if that is to be removed from disk. In recovery one of the life before
+    /// may still reclaim: after another crash it is to be told.
+    pub(super) fn forget(&mut self, client: ClientId, in_recovery: bool) -> Option<(CallerName, IpAddr)> {
         let Record { name, address, is_found, .. } = self.by_client.remove(&client)?;
-        Some((name, address, is_found))
+        if in_recovery && is_found {
+            self.made_room.insert((name, address));
+            return None;
+        }
+        if !in_recovery {
+            self.made_room.clear();
+        }
+        Some((name, address))
     }
 }
 

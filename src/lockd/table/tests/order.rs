@@ -239,6 +239,33 @@ async fn in_recovery_no_new_name_costs_a_client_that_may_still_reclaim_its_recor
     let Change::Monitor(record) = world.accept().await else { panic!("a record is removed") };
     assert_eq!((record.name.as_str(), call.await.unwrap()), ("d", Some(Verdict::Granted)));
     assert!(timeout(A_MOMENT, world.disk.recv()).await.is_err(), "the record of the one that made room stays");
+    // It comes back, is refused what another one has by now, and makes room again.
+    let call = world.send(reclaim_of(Incoming { name: CallerName::new("a").unwrap(), ..incoming(2, "d") }));
+    let Change::Monitor(record) = world.accept().await else { panic!("a record is removed") };
+    assert_eq!((record.name.as_str(), call.await.unwrap()), ("a", Some(Verdict::Denied)));
+    let call = world.send(reclaim_of(named("e")));
+    let Change::Monitor(record) = world.accept().await else { panic!("a record is removed") };
+    assert_eq!((record.name.as_str(), call.await.unwrap()), ("e", Some(Verdict::Granted)));
+    assert!(timeout(A_MOMENT, world.disk.recv()).await.is_err(), "its record still stays");
+}
+
+#[tokio::test]
+async fn while_a_strict_run_settles_no_new_name_pushes_out_a_client_that_may_still_reclaim() {
+    let named = |name: &str| Incoming { name: CallerName::new(name).unwrap(), ..incoming(2, name) };
+    let mut world = World::with(Limits { clients: Bounds { all: 10, host: 2 }, ..Limits::default() });
+    world.hold(named("a")).await;
+    world.hold(named("b")).await;
+    assert_eq!(world.table.call(unlock_of(named("b"))).await, Some(Verdict::Granted));
+    world.begin().await;
+    let settling = world.settle().await;
+    let (change, done) = world.change().await;
+    assert!(matches!(change, Change::Ended(_)));
+    assert_eq!(world.table.status().await.unwrap().grace, Grace::Settling);
+    let refused = timeout(PATIENCE, world.table.call(named("c"))).await;
+    assert_eq!(refused.expect("it needs no record"), Some(Verdict::Grace));
+    assert_eq!(world.table.status().await.unwrap().clients, 2);
+    done.send(Ok(())).unwrap();
+    settling.await.unwrap().unwrap();
 }
 
 #[tokio::test]
