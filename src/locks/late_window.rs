@@ -11,8 +11,9 @@
 //! remembered. A file in which nothing was given up counts as crowded only by chance ([`Crowded`]).
 
 use std::collections::hash_map::RandomState;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::api::{ClientId, Effect};
@@ -54,8 +55,8 @@ struct Memory {
 struct Window {
     run: RunId,
     until: Duration,
-    /// Those of the run, and their places in it.
-    clients: HashMap<ClientId, usize>,
+    /// Where the run's clients are. One of them may reclaim under another spelling of its name.
+    hosts: BTreeSet<IpAddr>,
     granted: Listed,
     refused: Listed,
 }
@@ -118,10 +119,10 @@ pub(super) enum LateReclaim {
 }
 
 impl LateWindow {
-    /// Takes the list of its clients from the run, which is over.
+    /// Takes the list of its hosts from the run, which is over.
     pub(super) fn open(&mut self, run: &mut Run) {
-        let clients = std::mem::take(&mut run.index);
-        self.window = Some(Window::new(run.id, run.latest, clients));
+        let hosts = std::mem::take(&mut run.hosts);
+        self.window = Some(Window::new(run.id, run.latest, hosts));
     }
 
     /// Everything counts as forgotten. What it referred to it refers to until [`forget_next`](Self::forget_next).
@@ -161,8 +162,9 @@ impl LateWindow {
         self.memory.remember(file, handle, piece)
     }
 
-    pub(super) fn reclaim(&self, want: &Want, handle: &FileHandle) -> LateReclaim {
-        if self.window.as_ref().is_some_and(|window| window.clients.contains_key(&want.caller.client)) {
+    /// A reclaim from the address.
+    pub(super) fn reclaim(&self, address: IpAddr, want: &Want, handle: &FileHandle) -> LateReclaim {
+        if self.window.as_ref().is_some_and(|window| window.hosts.contains(&address)) {
             self.memory.reclaim(want, handle)
         } else {
             LateReclaim::NoWindow
@@ -175,10 +177,10 @@ impl LateWindow {
         window.granted.takes(&row).then(|| window.append(row))
     }
 
-    /// The same for one that was refused: each once, and only of those that the run told to reclaim. It makes the result
+    /// The same for one that was refused: each once, and only of hosts that the run told to reclaim. It makes the result
     /// unfetched, so nobody else may cause that.
-    pub(super) fn refused(&mut self, client: ClientId, row: LockFate) -> Option<Effect> {
-        let window = self.window.as_mut().filter(|window| window.clients.contains_key(&client))?;
+    pub(super) fn refused(&mut self, address: IpAddr, client: ClientId, row: LockFate) -> Option<Effect> {
+        let window = self.window.as_mut().filter(|window| window.hosts.contains(&address))?;
         (window.refused.takes_conflict(client, &row) == Some(true)).then(|| window.append(row))
     }
 
@@ -197,8 +199,8 @@ impl LateWindow {
 }
 
 impl Window {
-    fn new(run: RunId, until: Duration, clients: HashMap<ClientId, usize>) -> Self {
-        Self { run, until, clients, granted: Listed::new(GRANTED), refused: Listed::new(REFUSED) }
+    fn new(run: RunId, until: Duration, hosts: BTreeSet<IpAddr>) -> Self {
+        Self { run, until, hosts, granted: Listed::new(GRANTED), refused: Listed::new(REFUSED) }
     }
 
     fn append(&self, row: LockFate) -> Effect {
@@ -269,6 +271,8 @@ mod tests {
     use super::*;
     use crate::wire::types::{NsmState, Transport};
 
+    const HOST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
+
     fn segment(owner: u32, byte: u64) -> Segment {
         Segment {
             range: ByteRange { start: byte, end: byte },
@@ -289,7 +293,7 @@ mod tests {
     }
 
     fn open() -> LateWindow {
-        let window = Window::new(RunId([1; 16]), Duration::from_secs(9), HashMap::from([(ClientId(1), 0)]));
+        let window = Window::new(RunId([1; 16]), Duration::from_secs(9), BTreeSet::from([HOST]));
         LateWindow { window: Some(window), ..LateWindow::default() }
     }
 
@@ -301,7 +305,7 @@ mod tests {
         let via = Via { server_address: [192, 0, 2, 1].into(), transport: Transport::Tcp, version: 4 };
         let caller = Caller { client: ClientId(1), via };
         let want = Want { caller, file: FileId(file), lock: segment(1, byte), len: 1, outside: OtherDomain::Unasked };
-        late.reclaim(&want, &handle(file))
+        late.reclaim(HOST, &want, &handle(file))
     }
 
     #[test]

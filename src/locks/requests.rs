@@ -211,8 +211,11 @@ impl LockTable {
         // What its owner holds is granted always; the rest only where reclaims are taken.
         let mut late = false;
         if !unheld.is_empty() && self.grace() == Grace::Open {
-            let Some(handle) = self.segments().handle(want.file) else { return Handled::Reply(Verdict::NoLocks) };
-            match self.late.reclaim(want, handle) {
+            let client = self.clients.get(want.caller.client);
+            let Some((handle, client)) = self.segments().handle(want.file).zip(client) else {
+                return Handled::Reply(Verdict::NoLocks);
+            };
+            match self.late.reclaim(client.address, want, handle) {
                 LateReclaim::Granted => late = true,
                 LateReclaim::TakenSince(other, range) => {
                     return self.refuse_reclaim(want, Some((other, range)), "had it since the run began");
@@ -306,9 +309,11 @@ impl LockTable {
         let told = if let Some(run) = &mut self.run {
             run.conflict(want.caller.client, row)
         } else {
-            let effects = self.effects.len();
-            self.effects.extend(self.late.refused(want.caller.client, row));
-            self.effects.len() > effects
+            let address = self.clients.get(want.caller.client).map(|client| client.address);
+            let effect = address.and_then(|address| self.late.refused(address, want.caller.client, row));
+            let told = effect.is_some();
+            self.effects.extend(effect);
+            told
         };
         if told {
             self.announce("conflict", words);

@@ -216,6 +216,22 @@ fn refused_late_reclaims_are_told_of_clients_of_the_run_and_leave_room_for_grant
 }
 
 #[test]
+fn late_reclaims_are_taken_also_under_another_name_of_a_host_of_the_run() {
+    let mut w = two_clients();
+    w.begin(Mode::Targeted);
+    w.settle();
+    w.write(C, "x", R);
+    w.effects.clear();
+    let renamed = Caller { client: w.client_at(World::address("a"), "a.example.org"), ..w.caller("a") };
+    for (file, verdict, fate) in [("y", Verdict::Granted, Fate::Resurrected), ("x", Verdict::Denied, Fate::Conflict)] {
+        let reclaim = World::lock_call(P("a.example.org", 9), file, R, true, false, true);
+        assert_eq!(w.call_as(renamed, &reclaim), Handled::Reply(verdict));
+        let told = |e: &Effect| matches!(e, Effect::Late(_, row) if row.fate == fate);
+        assert!(w.effects.iter().any(told), "{:?}", w.effects);
+    }
+}
+
+#[test]
 fn a_file_with_too_many_ranges_given_up_counts_as_wholly_granted() {
     let mut w = two_clients();
     w.begin(Mode::Targeted);
