@@ -364,10 +364,13 @@ impl Run {
         }
     }
 
-    /// A reclaim was refused. Gives whether that is to be told: beyond the bounds it is counted each time that it comes.
+    /// A reclaim was refused. Gives whether that is to be told. Beyond the bounds it is not known whether it is repeated, so
+    /// of a client with none that counts it counts, and of others it does not.
     pub(super) fn conflict(&mut self, client: ClientId, row: LockFate) -> bool {
         let Some(is_listed) = self.listed.takes_conflict(client, &row) else { return false };
-        self.count(client, |counts| counts.conflicts += 1);
+        if is_listed || self.tally(client).map_or(&self.counts, |tally| &tally.counts).conflicts == 0 {
+            self.count(client, |counts| counts.conflicts += 1);
+        }
         if is_listed {
             self.rows.push(row);
         }

@@ -96,7 +96,7 @@ fn a_client_that_fills_the_rows_of_a_run_leaves_room_for_others() {
     }
     assert_eq!(w.reclaim(B, "f", bytes(5, 19)), Verdict::Denied);
     let result = w.settle();
-    assert_eq!((result.result.counts.conflicts, result.result.counts.resurrected), (31, 30));
+    assert_eq!((result.result.counts.conflicts, result.result.counts.resurrected), (6, 30));
     let caused = |name: &str| {
         let by =
             |row: &&LockFate| row.owner.name.as_str() == name && row.fate != Fate::Kept && row.fate != Fate::Dropped;
