@@ -208,7 +208,9 @@ async fn late_reclaims_that_come_while_the_disk_refuses_an_aborted_runs_result_a
         assert_eq!(fate.file.as_slice(), file.as_bytes());
         written.push(done);
     }
-    written.into_iter().for_each(|done| done.send(Ok(())).unwrap());
+    for done in written {
+        done.send(Ok(())).unwrap();
+    }
     assert!(timeout(A_MOMENT, world.disk.recv()).await.is_err(), "each once");
 }
 
