@@ -22,7 +22,7 @@ use super::settling::Settling;
 use super::tally::Tally;
 use super::waiters::Waiter;
 use crate::resync::policy::{self, Judge, PathFacts};
-use crate::shares::{Bounds, network};
+use crate::shares::Bounds;
 use crate::wire::control::{
     BeginArgs, Begun, ClientProgress, Counts, LockFate, Mode, Outcome, Policy, RunClient, RunId, RunResult, RunStatus,
 };
@@ -163,7 +163,7 @@ pub(super) struct Run {
     pub(super) settling: Option<Settling>,
     /// How many times it went on for reclaims that came while its result was written.
     pub(super) went_on: u32,
-    /// Hosts, or networks, that were reclaiming when the run was about to end: they have not had the time to claim all.
+    /// Hosts that were reclaiming when the run was about to end: they have not had the time to claim all.
     claiming: BTreeSet<IpAddr>,
     pub(super) listed: Listed,
     /// A tree: a hash table that grows moves all that is in it, and peers choose how much that is.
@@ -408,19 +408,19 @@ impl Run {
 
     /// The host was reclaiming while the run was about to end. That is all of its clients: it may have many names.
     pub(super) fn is_claiming(&mut self, address: IpAddr) {
-        self.claiming.insert(network(address));
+        self.claiming.insert(address);
         if let Some(settling) = &mut self.settling {
-            settling.losing.remove(&network(address));
+            settling.losing.remove(&address);
         }
     }
 
     pub(super) fn was_claiming(&self, tally: &Tally) -> bool {
-        self.claiming.contains(&network(tally.address))
+        self.claiming.contains(&tally.address)
     }
 
     /// Whether a client of the host is about to lose something, and the host is not known to reclaim.
     pub(super) fn is_losing(&self, address: IpAddr) -> bool {
-        self.settling.as_ref().is_some_and(|settling| settling.losing.contains(&network(address)))
+        self.settling.as_ref().is_some_and(|settling| settling.losing.contains(&address))
     }
 
     /// Whether what is pending of the client through this server address is about to be dropped.

@@ -27,7 +27,6 @@ use super::settling::{Settling, Stage};
 use super::table::LockTable;
 use super::tally::Tally;
 use crate::resync::policy::ClientFacts;
-use crate::shares::network;
 use crate::units::number;
 use crate::wire::control::{Counts, Fate, LockFate, Outcome, Refusal, RefusalCode, RunClient, SettleWhen, Spared};
 
@@ -250,7 +249,7 @@ impl Run {
         }
         if tally.judged.drops_any() {
             settling.losers.insert(tally.client);
-            settling.losing.insert(network(tally.address));
+            settling.losing.insert(tally.address);
         }
         if tally.judged.gone {
             settling.gone.insert(tally.client);
