@@ -26,7 +26,7 @@ const RETRY_FOR: Duration = Duration::from_mins(15);
 /// Why a run has ended that a restart cut off.
 const SUPERSEDED: &str = "nlmd restarted; its recovery grace took over";
 const SUPERSEDED_ALONE: &str =
-    "nlmd restarted; its recovery grace took over; the disk had no room for the list of the run's clients";
+    "nlmd restarted; its recovery grace took over; the list of the run's clients could not be written";
 /// Events of the fan-out that may wait to be logged.
 const EVENTS: usize = 256;
 
@@ -401,7 +401,7 @@ mod tests {
         persist.write(Change::Begin(next.clone())).await.unwrap();
         let result = persist.result(run.run).await.unwrap().expect("the next run leaves it");
         assert_eq!((result.outcome, result.counts.unverified), (Outcome::Superseded, 12));
-        assert!(result.reason.as_str().contains("no room for the list"), "{:?}", result.reason);
+        assert!(result.reason.as_str().contains("could not be written"), "{:?}", result.reason);
         assert!(persist.result_clients(run.run, 0).await.unwrap().unwrap().0.as_slice().is_empty());
         drop(persist);
         writer.join();

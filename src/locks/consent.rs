@@ -4,30 +4,31 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::api::{Call, MirrorAnswer, OfferAnswer, Process, Via, Wanted};
+use super::api::{Call, MirrorAnswer, OfferAnswer, Via};
 use super::coverage::{Cover, Part};
 use super::segment::{FileId, Kind, Segment, Want};
 use super::spellings::MAX_LOOKED_AT;
 use super::table::{LockTable, STEP};
 use crate::ranges::uncovered;
 use crate::shares::network;
-use crate::wire::types::{ByteRange, CallerName, FileHandle, OwnerHandle};
+use crate::wire::types::{ByteRange, CallerName, FileHandle};
 
 impl LockTable {
-    /// Whether all of the range is known, held or pending, in this mode, as that of a process of this number at
-    /// the address. Its name and owner handle may have another spelling by now ([`spellings`](super::spellings)). Among
-    /// very many locks it is not found: no.
-    pub fn knows_range(&self, address: IpAddr, wanted: &Wanted) -> bool {
-        let kind = Kind::Range { exclusive: wanted.exclusive };
-        let known =
-            self.known(address, &wanted.file, (wanted.range, kind), |process| process.svid == wanted.process.svid);
-        uncovered(wanted.range, known).is_empty()
-    }
-
-    /// Whether a share of the file is known as that of this owner handle at the address, and is found.
-    pub fn knows_share(&self, address: IpAddr, file: &FileHandle, oh: &OwnerHandle) -> bool {
-        let any = (ByteRange::ALL, Kind::Share { access: 0, mode: 0 });
-        self.known(address, file, any, |process| process.oh == *oh).next().is_some()
+    /// Whether all that a LOCK or SHARE asks for is known, held or pending, in this mode, as that of a process of this number
+    /// at the address (a share in any mode, of this owner handle). Its name and owner handle may have another spelling by now
+    /// ([`spellings`](super::spellings)).
+    pub fn knows_all_of(&self, address: IpAddr, call: &Call) -> bool {
+        let Some((process, handle, range, kind)) = call.subject() else { return false };
+        let Some(file) = self.segments().find(handle) else { return false };
+        let least = match kind {
+            Kind::Range { .. } => kind,
+            Kind::Share { .. } => Kind::Share { access: 0, mode: 0 },
+        };
+        let clients = self.clients.at(address).iter();
+        // What others have in the file costs nothing, and one host's processes of one number are few.
+        let owners = clients.flat_map(|client| self.owners.of_process(*client, &process, kind)).take(MAX_LOOKED_AT);
+        let known = owners.flat_map(|owner| self.segments().owned_in(file, owner, range));
+        uncovered(range, known.filter(|s| s.kind.covers(least) && !self.is_void(file, s)).map(|s| s.range)).is_empty()
     }
 
     /// Whether the caller has all that a LOCK or SHARE asks for, in this mode. What it has in very many pieces is not
@@ -84,24 +85,6 @@ impl LockTable {
             run.is_claiming(*address);
         }
         !hosts.is_empty()
-    }
-
-    /// What the process at the address has at least in this mode and that meets the range.
-    fn known(
-        &self,
-        address: IpAddr,
-        file: &FileHandle,
-        (range, kind): (ByteRange, Kind),
-        process: impl Fn(&Process) -> bool,
-    ) -> impl Iterator<Item = ByteRange> {
-        let segments = self.segments().find(file).into_iter();
-        let segments = segments.flat_map(move |file| self.segments().overlapping(file, range).map(move |s| (file, s)));
-        segments
-            .take(MAX_LOOKED_AT)
-            .filter(move |(file, s)| s.kind.covers(kind) && !self.is_void(*file, s))
-            .filter(move |(_, s)| self.clients.get(s.client).is_some_and(|client| client.address == address))
-            .filter(move |(_, s)| self.owners.key(s.owner).is_some_and(|key| process(&key.process)))
-            .map(|(_, s)| s.range)
     }
 
     /// What is held or pending of the range, by all owners.

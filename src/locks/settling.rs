@@ -45,7 +45,7 @@ pub(super) struct Settling {
     pub(super) last: Option<FileId>,
     /// Those who lose something.
     pub(super) losers: HashSet<ClientId>,
-    /// Their hosts, or networks, but for those that are found to reclaim. A tree: no growing table moves all of them.
+    /// Their addresses, but for those that are found to reclaim. A tree: no growing table moves all of them.
     pub(super) losing: BTreeSet<IpAddr>,
     /// Those who are taken for gone.
     pub(super) gone: BTreeSet<ClientId>,

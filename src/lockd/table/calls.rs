@@ -107,16 +107,7 @@ impl Owner {
 
     /// Whether it reclaims what the table knows as the caller's.
     fn knows(&self, call: &OpenCall) -> bool {
-        let Incoming { address, name, via, call, .. } = &call.incoming;
-        match call {
-            Call::Lock { wanted, reclaim: true, .. } => {
-                self.table.has_all_of(*address, name, *via, call) || self.table.knows_range(*address, wanted)
-            }
-            Call::Share { file, oh, reclaim: true, .. } => {
-                self.table.has_all_of(*address, name, *via, call) || self.table.knows_share(*address, file, oh)
-            }
-            _ => false,
-        }
+        call.is_reclaim() && self.table.knows_all_of(call.incoming.address, &call.incoming.call)
     }
 
     // --- who is it?

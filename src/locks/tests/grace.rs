@@ -264,6 +264,16 @@ fn in_a_run_a_lock_that_meets_very_many_is_answered_before_all_are_looked_at() {
 }
 
 #[test]
+fn what_a_host_has_is_known_as_its_own_under_any_name_among_very_many_of_others() {
+    let w = crowded();
+    let lock = |svid| World::lock_call(P("respelled", svid), "f", bytes(1_000_000, 1_000_009), true, false, true);
+    let whole = World::lock_call(A, "f", ByteRange::ALL, true, false, true);
+    let known = |address, call: &Call| w.table.knows_all_of(World::address(address), call);
+    assert_eq!([known("a", &lock(A.1)), known("a", &lock(A.1 + 1)), known("b", &lock(A.1))], [true, false, false]);
+    assert!(!known("a", &whole), "it has not all of that");
+}
+
+#[test]
 fn a_pending_lock_of_another_spelling_is_looked_for_only_where_it_begins() {
     let w = crowded();
     let file = w.table.segments().find(&wanted(A, "f", ByteRange::ALL, true).file).unwrap();
