@@ -11,9 +11,8 @@
 //! remembered. A file in which nothing was given up counts as crowded only by chance ([`Crowded`]).
 
 use std::collections::hash_map::RandomState;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::BuildHasher;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use super::api::{ClientId, Effect};
@@ -55,8 +54,8 @@ struct Memory {
 struct Window {
     run: RunId,
     until: Duration,
-    /// Where the run's clients are. One of them may reclaim under another spelling of its name.
-    hosts: BTreeSet<IpAddr>,
+    /// The run's clients. One of them may reclaim under another spelling of its name, as another client at its address.
+    clients: HashMap<ClientId, usize>,
     granted: Listed,
     refused: Listed,
 }
@@ -119,10 +118,10 @@ pub(super) enum LateReclaim {
 }
 
 impl LateWindow {
-    /// Takes the list of its hosts from the run, which is over.
+    /// Takes the list of its clients from the run, which is over.
     pub(super) fn open(&mut self, run: &mut Run) {
-        let hosts = std::mem::take(&mut run.hosts);
-        self.window = Some(Window::new(run.id, run.latest, hosts));
+        let clients = std::mem::take(&mut run.index);
+        self.window = Some(Window::new(run.id, run.latest, clients));
     }
 
     /// Everything counts as forgotten. What it referred to it refers to until [`forget_next`](Self::forget_next).
@@ -162,9 +161,9 @@ impl LateWindow {
         self.memory.remember(file, handle, piece)
     }
 
-    /// A reclaim from the address.
-    pub(super) fn reclaim(&self, address: IpAddr, want: &Want, handle: &FileHandle) -> LateReclaim {
-        if self.window.as_ref().is_some_and(|window| window.hosts.contains(&address)) {
+    /// A reclaim by one of these clients at one address.
+    pub(super) fn reclaim(&self, here: &[ClientId], want: &Want, handle: &FileHandle) -> LateReclaim {
+        if self.window.as_ref().is_some_and(|window| window.told_any(here)) {
             self.memory.reclaim(want, handle)
         } else {
             LateReclaim::NoWindow
@@ -179,8 +178,8 @@ impl LateWindow {
 
     /// The same for one that was refused: each once, and only of hosts that the run told to reclaim. It makes the result
     /// unfetched, so nobody else may cause that.
-    pub(super) fn refused(&mut self, address: IpAddr, client: ClientId, row: LockFate) -> Option<Effect> {
-        let window = self.window.as_mut().filter(|window| window.hosts.contains(&address))?;
+    pub(super) fn refused(&mut self, here: &[ClientId], client: ClientId, row: LockFate) -> Option<Effect> {
+        let window = self.window.as_mut().filter(|window| window.told_any(here))?;
         (window.refused.takes_conflict(client, &row) == Some(true)).then(|| window.append(row))
     }
 
@@ -199,8 +198,12 @@ impl LateWindow {
 }
 
 impl Window {
-    fn new(run: RunId, until: Duration, hosts: BTreeSet<IpAddr>) -> Self {
-        Self { run, until, hosts, granted: Listed::new(GRANTED), refused: Listed::new(REFUSED) }
+    fn new(run: RunId, until: Duration, clients: HashMap<ClientId, usize>) -> Self {
+        Self { run, until, clients, granted: Listed::new(GRANTED), refused: Listed::new(REFUSED) }
+    }
+
+    fn told_any(&self, clients: &[ClientId]) -> bool {
+        clients.iter().any(|client| self.clients.contains_key(client))
     }
 
     fn append(&self, row: LockFate) -> Effect {
@@ -271,8 +274,6 @@ mod tests {
     use super::*;
     use crate::wire::types::{NsmState, Transport};
 
-    const HOST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
-
     fn segment(owner: u32, byte: u64) -> Segment {
         Segment {
             range: ByteRange { start: byte, end: byte },
@@ -293,7 +294,7 @@ mod tests {
     }
 
     fn open() -> LateWindow {
-        let window = Window::new(RunId([1; 16]), Duration::from_secs(9), BTreeSet::from([HOST]));
+        let window = Window::new(RunId([1; 16]), Duration::from_secs(9), HashMap::from([(ClientId(1), 0)]));
         LateWindow { window: Some(window), ..LateWindow::default() }
     }
 
@@ -305,7 +306,7 @@ mod tests {
         let via = Via { server_address: [192, 0, 2, 1].into(), transport: Transport::Tcp, version: 4 };
         let caller = Caller { client: ClientId(1), via };
         let want = Want { caller, file: FileId(file), lock: segment(1, byte), len: 1, outside: OtherDomain::Unasked };
-        late.reclaim(HOST, &want, &handle(file))
+        late.reclaim(&[ClientId(1)], &want, &handle(file))
     }
 
     #[test]

@@ -16,23 +16,23 @@ type ConflictKey = (ClientId, FileHandle, ByteRange, LockKind, Svid, OwnerHandle
 #[derive(Debug)]
 pub(super) struct Listed {
     pub(super) bounds: Bounds,
-    /// By address.
-    shares: Shares,
+    /// By address. Most runs list nothing, and what has a place for many takes time to make and to free.
+    shares: Option<Shares>,
     /// A tree: a hash table that grows moves all that is in it, and peers choose how much that is.
     conflicts: BTreeSet<ConflictKey>,
 }
 
 impl Listed {
     pub(super) fn new(bounds: Bounds) -> Self {
-        Self { bounds, shares: Shares::default(), conflicts: BTreeSet::new() }
+        Self { bounds, shares: None, conflicts: BTreeSet::new() }
     }
 
     /// Whether there is room for the row, which is taken then.
     pub(super) fn takes(&mut self, row: &LockFate) -> bool {
-        let holder = Holder::Host(row.owner.address.0);
-        let has_room = self.shares.room(self.bounds, holder, 1).is_ok();
+        let (holder, shares) = (Holder::Host(row.owner.address.0), self.shares.get_or_insert_default());
+        let has_room = shares.room(self.bounds, holder, 1).is_ok();
         if has_room {
-            self.shares.take(holder, 1);
+            shares.take(holder, 1);
         }
         has_room
     }

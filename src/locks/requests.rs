@@ -215,7 +215,7 @@ impl LockTable {
             let Some((handle, client)) = self.segments().handle(want.file).zip(client) else {
                 return Handled::Reply(Verdict::NoLocks);
             };
-            match self.late.reclaim(client.address, want, handle) {
+            match self.late.reclaim(self.clients.at(client.address), want, handle) {
                 LateReclaim::Granted => late = true,
                 LateReclaim::TakenSince(other, range) => {
                     return self.refuse_reclaim(want, Some((other, range)), "had it since the run began");
@@ -309,8 +309,9 @@ impl LockTable {
         let told = if let Some(run) = &mut self.run {
             run.conflict(want.caller.client, row)
         } else {
-            let address = self.clients.get(want.caller.client).map(|client| client.address);
-            let effect = address.and_then(|address| self.late.refused(address, want.caller.client, row));
+            let client = self.clients.get(want.caller.client);
+            let here = client.map_or(&[][..], |client| self.clients.at(client.address));
+            let effect = self.late.refused(here, want.caller.client, row);
             let told = effect.is_some();
             self.effects.extend(effect);
             told

@@ -150,8 +150,6 @@ pub(super) struct Run {
     pub(super) awaited: Option<Awaited>,
     /// Locks that the scope would cover and that are left alone.
     pub(super) unmonitored: u64,
-    /// Where its clients are.
-    pub(super) hosts: BTreeSet<IpAddr>,
     /// Places in `tallies`.
     pub(super) index: HashMap<ClientId, usize>,
     pub(super) counts: Counts,
@@ -202,7 +200,6 @@ impl Run {
             tallies: Vec::new(),
             awaited: None,
             unmonitored: 0,
-            hosts: BTreeSet::new(),
             index: HashMap::new(),
             counts: Counts::default(),
             notices_begun: false,
@@ -221,7 +218,6 @@ impl Run {
     /// `locks`: those in scope, by the server address that the client called for them.
     pub(super) fn add_client(&mut self, id: ClientId, address: IpAddr, client: RunClient, locks: Vec<(IpAddr, u64)>) {
         self.index.insert(id, self.tallies.len());
-        self.hosts.insert(address);
         let mut tally = Tally::new(id, address, client.suspect);
         (tally.counts.in_scope, tally.counts.pending) = (client.locks, client.locks);
         for (server_address, locks) in locks {
