@@ -341,19 +341,23 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_run_cut_short_becomes_a_superseded_result() {
-        let dir = tempfile::tempdir().unwrap();
-        let (persist, writer, _) = persist::open(dir.path()).unwrap();
-        let run = RunRecord {
+    fn run_of(clients: Vec<RunClient>) -> RunRecord {
+        RunRecord {
             run: RunId([7; 16]),
             mode: Mode::Strict,
             old_state: NsmState(1),
             new_state: NsmState(3),
             began_unix_ms: 5,
             in_scope: 12,
-            clients: Arc::default(),
-        };
+            clients: Arc::new(clients),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_run_cut_short_becomes_a_superseded_result() {
+        let dir = tempfile::tempdir().unwrap();
+        let (persist, writer, _) = persist::open(dir.path()).unwrap();
+        let run = run_of(Vec::new());
         persist.write(Change::Begin(run)).await.unwrap();
         drop(persist);
         writer.join();
@@ -381,15 +385,7 @@ mod tests {
         };
         let dir = tempfile::tempdir().unwrap();
         let (persist, writer, _) = persist::open(dir.path()).unwrap();
-        let run = RunRecord {
-            run: RunId([7; 16]),
-            mode: Mode::Strict,
-            old_state: NsmState(1),
-            new_state: NsmState(3),
-            began_unix_ms: 5,
-            in_scope: 12,
-            clients: Arc::new((0..17_000).map(client).collect()),
-        };
+        let run = run_of((0..17_000).map(client).collect());
         persist.write(Change::Begin(run.clone())).await.unwrap();
         drop(persist);
         writer.join();

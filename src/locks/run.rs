@@ -31,7 +31,7 @@ use crate::wire::xdr::{List, Maybe, Text};
 
 /// Most rows a run lists of what peers did in it (resurrected, conflicts).
 const ROWS: Bounds = Bounds { all: 200_000, host: 100_000 };
-/// So many times a run settles anew for reclaims, each time of other hosts, before it keeps all that is pending.
+/// So many times a run settles anew for reclaims, each time of other addresses, before it keeps all that is pending.
 const MAX_ANEW: u32 = 16;
 
 /// What happened to a pending lock, or to a part of one.
@@ -161,7 +161,7 @@ pub(super) struct Run {
     pub(super) settling: Option<Settling>,
     /// How many times it went on for reclaims that came while its result was written.
     pub(super) went_on: u32,
-    /// Hosts that were reclaiming when the run was about to end: they have not had the time to claim all.
+    /// Addresses from which clients were reclaiming when the run was about to end: they have not had the time to claim all.
     claiming: BTreeSet<IpAddr>,
     pub(super) listed: Listed,
     /// A tree: a hash table that grows moves all that is in it, and peers choose how much that is.
@@ -414,7 +414,7 @@ impl Run {
         self.claiming.contains(&tally.address)
     }
 
-    /// Whether a client of the host is about to lose something, and the host is not known to reclaim.
+    /// Whether a client at the address is about to lose something, and none there is known to reclaim.
     pub(super) fn is_losing(&self, address: IpAddr) -> bool {
         self.settling.as_ref().is_some_and(|settling| settling.losing.contains(&address))
     }

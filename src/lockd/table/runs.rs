@@ -356,8 +356,8 @@ impl Owner {
         self.work.spawn(async move { Done::TakenBack(in_the_end(submitted, submit).await) });
     }
 
-    /// The reclaims are decided in grace, where no other owner can take the range, and then the run settles anew. A
-    /// host causes this once: what else it has pending is kept. After many times all that is pending is kept.
+    /// The reclaims are decided in grace, where no other owner can take the range, and then the run settles anew. An
+    /// address causes this once: what else it has pending is kept. After many times all that is pending is kept.
     pub(super) fn taken_back(&mut self, durable: Result<(), PersistError>) {
         if durable.is_err() {
             self.runs.failures = FAILURES_MAX;
