@@ -52,7 +52,7 @@ fn allow_list(contributing: &str) -> BTreeMap<String, BTreeSet<String>> {
             .map(|word| word.trim_end_matches('/').trim_end_matches(".rs").to_owned())
             .collect()
     };
-    let table = contributing.lines().skip_while(|line| !line.starts_with("| folder | job | may know |")).skip(2);
+    let table = contributing.lines().skip_while(|line| !line.starts_with("| folder | job | may use |")).skip(2);
     table
         .take_while(|line| line.starts_with('|'))
         .filter_map(|line| {
@@ -92,7 +92,7 @@ fn trespasses(house: &House, allowed: &BTreeMap<String, BTreeSet<String>>) -> Ve
         }
     }
     complaints.extend(
-        unused.into_iter().map(|(folder, rule)| format!("CONTRIBUTING.md: `{folder}` may know `{rule}`, and does not")),
+        unused.into_iter().map(|(folder, rule)| format!("CONTRIBUTING.md: `{folder}` may use `{rule}`, and does not")),
     );
     complaints.into_iter().collect()
 }
@@ -178,7 +178,7 @@ fn no_files_of_a_folder_name_each_other_in_a_circle() {
 }
 
 const TABLE: &str = "\
-| folder | job | may know |
+| folder | job | may use |
 |---|---|---|
 | `low/` | knows of `nothing` | nothing |
 | `high/` | job | `low`, `side/door.rs` |
@@ -233,8 +233,8 @@ fn a_row_that_is_missing_and_one_that_gives_too_much_are_found() {
     assert_eq!(
         complaints,
         [
-            "CONTRIBUTING.md: `high` may know `low`, and does not",
-            "CONTRIBUTING.md: `high` may know `side/door`, and does not",
+            "CONTRIBUTING.md: `high` may use `low`, and does not",
+            "CONTRIBUTING.md: `high` may use `side/door`, and does not",
             "src/attic/mod.rs:1: `attic` may not know `low`",
             "src/attic: has no row in CONTRIBUTING's table",
         ]
