@@ -1,7 +1,7 @@
 //! What `--json` prints, as JSON schemas: the files in `schema/` are made of the types that are printed.
 //!
 //! The schemas say what must be there. Those who read the JSON accept more than that: a new field changes no number.
-//! [`SCHEMA`] is raised when a field goes, or means another thing under its old name, and only then.
+//! [`SCHEMA`] is raised when a field is removed, and only then.
 //!
 //! A new command: its report derives `JsonSchema` as the others do and gets a line in [`documents`]. Then
 //! `BLESS=1 cargo test --lib schema` writes the files.
@@ -61,8 +61,7 @@ fn document<T: JsonSchema>(name: &'static str, printed_by: &'static [&'static st
     let commands: Vec<_> = printed_by.iter().map(|command| format!("nlmctl {command}")).collect();
     let all = "any command that fails".to_owned();
     schema["title"] = if commands.is_empty() { all } else { commands.join(", ") }.into();
-    schema["properties"]["schema"] =
-        json!({ "const": SCHEMA, "description": "The number of this schema; raised when a field goes." });
+    schema["properties"]["schema"] = json!({ "const": SCHEMA, "description": "The version of this schema. It is raised only when a field is removed." });
     Document { name, printed_by, schema }
 }
 
@@ -111,7 +110,7 @@ fn written() -> Vec<(String, Value)> {
     files.map(|path| (path.file_stem().unwrap().to_str().unwrap().to_owned(), read(&path))).collect()
 }
 
-/// [`SCHEMA`] is raised when a field goes, and only then.
+/// [`SCHEMA`] is raised when a field is removed, and only then.
 fn check_number(documents: &[Document]) {
     let now: BTreeSet<_> = documents.iter().flat_map(|document| fields_of(document.name, &document.schema)).collect();
     assert!(now.contains("run.clients[].locks.in_scope") && now.contains("release.release.left[].owner.svid"));
@@ -129,7 +128,7 @@ fn check_number(documents: &[Document]) {
 }
 
 #[test]
-fn every_schema_is_written_down_as_the_types_are_and_no_field_goes_without_a_new_number() {
+fn every_schema_is_written_down_as_the_types_are_and_no_field_is_removed_without_a_new_number() {
     let documents = documents();
     check_number(&documents);
     if std::env::var_os("BLESS").is_some() {

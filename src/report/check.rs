@@ -17,7 +17,7 @@ const SHOWN: usize = 5;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CheckReport {
-    /// Version of this kind of document; raised only when a field is removed or changes its meaning.
+    /// Version of this kind of document; raised only when a field is removed.
     pub schema: u32,
     /// What stands in the way of a run, and what does not.
     pub check: Check,

@@ -75,7 +75,7 @@ impl Failure {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ErrorReport {
-    /// Version of this kind of document; raised only when a field is removed or changes its meaning.
+    /// Version of this kind of document; raised only when a field is removed.
     pub schema: u32,
     pub error: Failure,
 }

@@ -15,7 +15,7 @@ use crate::wire::types::Address;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StatusReport {
-    /// Version of this kind of document; raised only when a field is removed or changes its meaning.
+    /// Version of this kind of document; raised only when a field is removed.
     pub schema: u32,
     /// The lock manager that says so.
     pub manager: ManagerStatus,
@@ -170,7 +170,7 @@ impl StatusReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ClientsReport {
-    /// Version of this kind of document; raised only when a field is removed or changes its meaning.
+    /// Version of this kind of document; raised only when a field is removed.
     pub schema: u32,
     /// The lock manager that says so, by its kind.
     pub manager: String,
@@ -332,7 +332,7 @@ impl From<&LockRow> for LockListing {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RunsReport {
-    /// Version of this kind of document; raised only when a field is removed or changes its meaning.
+    /// Version of this kind of document; raised only when a field is removed.
     pub schema: u32,
     /// The newest first.
     pub runs: Vec<RunListing>,
@@ -373,7 +373,7 @@ pub struct RunListing {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NotifyReport {
-    /// Version of this kind of document; raised only when a field is removed or changes its meaning.
+    /// Version of this kind of document; raised only when a field is removed.
     pub schema: u32,
     /// The state number of the notices.
     pub state: i32,

@@ -11,7 +11,7 @@ use crate::wire::types::Address;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LocksReport<L: Rows<Row = ListedLock> = Vec<ListedLock>> {
-    /// Version of this kind of document; raised only when a field is removed or changes its meaning.
+    /// Version of this kind of document; raised only when a field is removed.
     pub schema: u32,
     /// The lock manager that says so, by its kind.
     pub manager: String,

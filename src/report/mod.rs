@@ -92,7 +92,7 @@ pub use text::{Render, View};
 
 use serde::Serialize;
 
-/// The number of the JSON schemas. It is raised only when a field is removed or changes its meaning: an added field
+/// The number of the JSON schemas. It is raised only when a field is removed: an added field
 /// changes nothing for readers of the others. A test compares the types with `schema/`.
 pub const SCHEMA: u32 = 1;
 

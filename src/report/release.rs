@@ -13,7 +13,7 @@ use crate::wire::types::Address;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReleaseReport {
-    /// Version of this kind of document; raised only when a field is removed or changes its meaning.
+    /// Version of this kind of document; raised only when a field is removed.
     pub schema: u32,
     /// What was chosen, and what came of it.
     pub release: Release,
@@ -278,7 +278,7 @@ impl ReleaseClient {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReleasesReport {
-    /// Version of this kind of document; raised only when a field is removed or changes its meaning.
+    /// Version of this kind of document; raised only when a field is removed.
     pub schema: u32,
     /// The newest first.
     pub releases: Vec<ReleaseListing>,
