@@ -21,8 +21,8 @@ const LONGEST: Duration = Duration::from_hours(24);
 
 /// Forced resync of NFSv3 (NLM) locks on a live server.
 ///
-/// Every lock becomes pending, the clients are told to reclaim as after a reboot, and locks that are
-/// not reclaimed are dropped or kept as the policy says. Exit codes: 0 all reclaimed or released, 1
+/// Every lock becomes pending, the clients are notified and reclaim, as after a reboot, and locks that
+/// are not reclaimed are dropped or kept as the policy says. Exit codes: 0 all reclaimed or released, 1
 /// failed or aborted, 2 usage, 3 locks were dropped or kept, 4 refused, 5 lock manager unreachable, 6
 /// conflicts or unverified locks.
 #[derive(Debug, Parser)]
@@ -98,7 +98,7 @@ pub(super) struct Common {
     /// Print JSON on stdout
     #[arg(long, global = true, action = ArgAction::SetTrue, env = "NLMCTL_JSON", hide_env = true, value_parser = FalseyValueParser::new())]
     pub json: Option<bool>,
-    /// Print no status and no progress on stderr, and no report at exit code 0
+    /// Print no status and no progress, and no report of what was done if the exit code is 0
     #[arg(long, short, global = true, action = ArgAction::SetTrue, env = "NLMCTL_QUIET", hide_env = true, value_parser = FalseyValueParser::new())]
     pub quiet: Option<bool>,
     /// Say more on stderr; twice for debugging
@@ -149,7 +149,7 @@ pub(super) enum Command {
         #[arg(long)]
         probe: bool,
     },
-    /// Check what could stand in the way of a run
+    /// Check for anything that could prevent a run or make it unsafe
     Check,
     /// End the active run: pending locks are held again, nothing is lost
     Abort,
@@ -283,10 +283,10 @@ pub struct ResyncArgs {
     /// Print the plan and change nothing
     #[arg(long, short = 'n', conflicts_with = "resume")]
     pub dry_run: bool,
-    /// Consent to what the plan names
+    /// Answer yes to the question about the plan, so that no terminal is needed
     #[arg(long, short = 'y')]
     pub yes: bool,
-    /// Continue the run that an earlier nlmctl left, as it was begun
+    /// Continue a run whose nlmctl ended before the run did, with the options that it was begun with
     // The run keeps the options that it was begun with: another policy on the command line would have no effect, and look
     // as if it had.
     #[arg(long, conflicts_with_all = [
@@ -435,7 +435,7 @@ pub struct ReleaseArgs {
     /// Print the plan and change nothing
     #[arg(long, short = 'n')]
     pub dry_run: bool,
-    /// Consent to what the plan names
+    /// Answer yes to the question about the plan, so that no terminal is needed
     #[arg(long, short = 'y')]
     pub yes: bool,
 }
