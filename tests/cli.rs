@@ -42,7 +42,7 @@ fn bad_usage_is_exit_2_and_with_json_an_error_on_stdout() {
         (&["--rpcbind-port", "65536", "status"], "--rpcbind-port"),
         (&["locks", "--file", "xyz"], "xyz"),
         (&["notify", "--name", "a", "--state", "3", "--sm-dir", "/dev/null"], "not a regular file"),
-        (&["notify", "--name", "a", "--state", "3", "--sm-dir", "/etc"], "no folder of a statd"),
+        (&["notify", "--name", "a", "--state", "3", "--sm-dir", "/etc"], "not the folder of a statd"),
         (&["notify", "--state", "3", "--targets", "/dev/null"], "--name"),
         (&["notify", "--name", "a", "--state", "3", "--targets", "/nonexistent"], "/nonexistent"),
         (&["demo", "--clients", "1", "--dead", "2"], "2 clients"),
@@ -147,7 +147,7 @@ fn blanks_around_names_are_no_part_of_them() {
     let targets = dir.path().join("targets");
     fs::write(&targets, "127.0.0.1\n").unwrap();
     let words = ["--json", "notify", "--state", "3", "--own-locks-lost", "--grace-elsewhere", "--name", "aa, bb "];
-    run(&[&words[..], &["--targets", targets.to_str().unwrap()]].concat()).refuses(4, "told that aa, bb rebooted");
+    run(&[&words[..], &["--targets", targets.to_str().unwrap()]].concat()).refuses(4, "notified that aa, bb rebooted");
 }
 
 #[test]

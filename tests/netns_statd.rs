@@ -337,7 +337,7 @@ fn hosts_that_programs_monitor_are_told_of_a_boot_and_not_of_a_restart_of_nlmd()
     call(&world.server, ("127.0.0.1", 0), ("127.0.0.1", nlmd.nsm_udp), what, &mon).unwrap();
     nlmd.kill_9();
     let nlmd = world.nlmd(&[]);
-    let told = |nlmd: &Nlmd| nlmd.log().contains("telling hosts that programs here monitored");
+    let told = |nlmd: &Nlmd| nlmd.log().contains("notifying hosts that programs here monitored");
     assert!(!told(&nlmd), "{}", nlmd.log());
     nlmd.kill_9();
     yesterday(&world);

@@ -77,14 +77,14 @@ fn unmonitored(info: &Info, status: &Status) -> Vec<Finding> {
         Finding::new(
             "unmonitored",
             Severity::Problem,
-            format!("{locks} no client that could be told, and a run frees them when it begins"),
+            format!("{locks} no client that can be notified, and a run frees them when it begins"),
             "make their programs unlock them first, or agree to lose them with --include-unmonitored",
         )
     } else {
         Finding::new(
             "unmonitored",
             Severity::Note,
-            format!("{locks} no client that could be told: a run leaves them alone"),
+            format!("{locks} no client that can be notified: a run leaves them alone"),
             if info.capabilities.release {
                 "--include-unmonitored covers them too; `nlmctl release --file` frees single ones"
             } else {
@@ -170,7 +170,7 @@ fn judge_statds(seen: &[ProbedClient<'_>], can: &Capabilities, patience: Duratio
     };
     let untold = |n| {
         let who = number(n, "client that may hold locks cannot", "clients that may hold locks cannot");
-        format!("{who} be told now ({within}): {loss}")
+        format!("{who} be notified now ({within}): {loss}")
     };
     let no_locks = |n| {
         let who = number(n, "client without a lock does", "clients without a lock do");
@@ -182,10 +182,10 @@ fn judge_statds(seen: &[ProbedClient<'_>], can: &Capabilities, patience: Duratio
     };
     let nothing = "nothing to do: they have no lock here, unless the server has lost one";
     let stale = if can.targeted {
-        "`nlmctl clients --probe` shows why; `nlmctl resync --client NAME` frees stale locks and disturbs no other \
-         client"
+        "`nlmctl clients --probe` shows why; `nlmctl resync --client NAME` frees the locks that a client does not \
+         reclaim, and disturbs no other client"
     } else {
-        "`nlmctl clients --probe` shows why; a run (`nlmctl resync`) frees stale locks"
+        "`nlmctl clients --probe` shows why; a run (`nlmctl resync`) frees the locks that they do not reclaim"
     };
     let all = number(seen.len() as u64, "client", "clients");
     let answer = Finding::ok("clients", format!("the statds of {answers} of {all} answer"));
@@ -216,7 +216,7 @@ fn judge_names(seen: &[ProbedClient<'_>]) -> Vec<Finding> {
     }
     let no_name = |n| {
         let who = number(n, "client's name does", "clients' names do");
-        format!("{who} not resolve here: such a client is told at the addresses it called from, if those are known")
+        format!("{who} not resolve here: such a client is notified at the addresses it called from, if those are known")
     };
     let moved = |n| {
         let who = number(n, "client calls", "clients call");
@@ -227,7 +227,7 @@ fn judge_names(seen: &[ProbedClient<'_>]) -> Vec<Finding> {
         format!("{names} not resolved within {limit} s: the resolver is slow, or does not answer")
     };
     let add = "add them to DNS or /etc/hosts: rpc.statd matches reboot notices by name, and a client whose address is \
-               not known cannot be told if its name does not resolve";
+               not known cannot be notified if its name does not resolve";
     let correct = "correct DNS or /etc/hosts if the host has moved";
     let mut findings: Vec<Finding> = [
         about("client-names", Severity::Note, unknown, no_name, add),

@@ -80,7 +80,7 @@ fn records(kind: Kind, machine: &Machine) -> Vec<Finding> {
                 "sm",
                 kind.needs(Severity::Note),
                 error.to_string(),
-                "run this as root: these are the clients to tell",
+                "run this as root: these are the clients to notify",
             )];
         }
     };
@@ -121,7 +121,7 @@ fn record(kind: Kind, machine: &Machine, roster: &Roster) -> Vec<Finding> {
             Finding::new(
                 "sm",
                 Severity::Note,
-                format!("{hosts} to be told of an earlier restart of this host"),
+                format!("{hosts} to be notified of an earlier restart of this host"),
                 "nothing to do if they are gone for good; otherwise see whether sm-notify ran",
             )
             .of(overdue.iter().map(|entry| &entry.host)),

@@ -96,7 +96,7 @@ fn judge(kind: Kind, port: u16, seen: &Result<Registered, CallError>) -> Vec<Fin
         Statd::NotRegistered => Finding::new(
             "statd",
             kind.needs(Severity::Warning),
-            "no statd (100024) is registered with rpcbind: a client that restarts cannot say so, and its locks become stuck",
+            "no statd (100024) is registered with rpcbind: a client that restarts cannot notify this server, and its locks become stuck",
             "start rpc.statd (or nlmd with its own status monitor, and without --no-rpcbind)",
         ),
         Statd::Silent => Finding::new(

@@ -42,7 +42,7 @@ pub(super) async fn run(context: &Context, args: NotifyArgs) -> Result<u8, Failu
     if !state.is_up() {
         return Err(Failure::refused(
             format!("--state {state} is even: it would say that this server is down"),
-            "give an odd number that differs from the last one the clients were told",
+            "give an odd number that differs from the last number that the clients received",
         ));
     }
     if context.settings.names.is_empty() {
@@ -54,7 +54,7 @@ pub(super) async fn run(context: &Context, args: NotifyArgs) -> Result<u8, Failu
     let hosts = hosts(context, &args).await?;
     may_tell(context, &args, &hosts).await?;
     let need = format!(
-        "{} told that {} rebooted (state {state}): each reclaims all its locks from it",
+        "{} notified that {} rebooted (state {state}): each reclaims all its locks from it",
         number(hosts.len() as u64, "host is", "hosts are"),
         context.settings.names.iter().map(CallerName::as_str).collect::<Vec<_>>().join(", "),
     );
@@ -79,8 +79,8 @@ async fn hosts(context: &Context, args: &NotifyArgs) -> Result<Vec<String>, Fail
         context.say(&format!("nlmctl: {}", heading(roster, count)));
         if roster.state == Some(NsmState(args.state)) {
             context.say(&format!(
-                "nlmctl: {} is the state number recorded there: clients that were told this number before ignore the \
-                 notice",
+                "nlmctl: {} is the state number recorded there: clients that have already received this number ignore \
+                 the notice",
                 args.state
             ));
         }

@@ -226,7 +226,7 @@ impl Drive {
         if !self.machine.can_abort() {
             tracing::warn!(
                 "{name}: too late to abort, because this lock manager frees the locks when the run begins; nlmctl \
-                 exits when every client is told or given up, or at the next signal"
+                 exits when every client is notified or given up, or at the next signal"
             );
         }
         self.machine.handle(self.epoch.elapsed(), Event::Signal(name))
@@ -305,7 +305,7 @@ impl Drive {
         {
             self.forbidden = Some(why);
             if !self.machine.is_leaving() {
-                let why = "new clients that this host's mounts forbid to tell";
+                let why = "new clients that this host's mounts forbid to notify";
                 actions.extend(self.machine.handle(now, Event::Signal(why)));
             }
         }

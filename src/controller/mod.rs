@@ -291,7 +291,7 @@ fn names_of(left: &StoredRun, asked: &[CallerName], usual: &[CallerName]) -> Res
             };
             Err(Failure::usage(
                 format!(
-                    "run {} tells its clients of {}, and they would not know {}",
+                    "run {} notifies its clients under the name {}, and they do not know {}",
                     left.id,
                     joined(own, ", "),
                     joined(asked, ", ")
@@ -347,7 +347,7 @@ async fn conclude(record: &Record, run: RunId, mut driven: Ended) -> Result<RunR
     let line = why.message.clone();
     record.with(move |store| store.event(run, "refused", &line)).await?;
     Err(Failure::refused(
-        format!("{why}; run {run} has clients that the plan did not know, and was left before they were told"),
+        format!("{why}; run {run} has clients that the plan did not know, and was left before they were notified"),
         why.remedy,
     )
     .into())

@@ -184,8 +184,8 @@ pub async fn notify(
     let mut untold = monitors;
     while !untold.is_empty() && clock.now() < retry_until {
         let state = *states.borrow_and_update();
-        tracing::info!(clients = untold.len(), nsm_state = %state, "telling the clients of the previous instance of \
-                                                                    this restart");
+        tracing::info!(clients = untold.len(), nsm_state = %state, "notifying the clients of the previous instance \
+                                                                    of this restart");
         let options = NotifyOptions { retry_until, ..options(state, rpcbind_port, clock) };
         let mut told = BTreeSet::new();
         let sent = fan_out(targets(&untold, &names), options, |event| {
@@ -195,7 +195,7 @@ pub async fn notify(
                 News::Answered { .. } | News::SentAgain => {}
                 News::GivenUp { failure, error, last, .. } => {
                     let error = error.unwrap_or_default();
-                    tracing::info!(client, delivery = ?nsm::delivery(failure), last, error, "a client was not told of this restart");
+                    tracing::info!(client, delivery = ?nsm::delivery(failure), last, error, "a client was not notified of this restart");
                 }
             }
         });
@@ -207,13 +207,15 @@ pub async fn notify(
         let mut ids = 0..;
         untold.retain(|_| ids.next().is_some_and(|id| !told.contains(&id)));
         match sent {
-            None => tracing::info!("the NSM state has changed: clients not told of this restart yet hear the new one"),
+            None => {
+                tracing::info!("the NSM state has changed: clients not yet notified of this restart get the new one");
+            }
             Some(Ok(())) => {
                 let told = clients - untold.len();
                 return tracing::info!(told, clients, "notices of this restart are done");
             }
             Some(Err(error)) => {
-                tracing::error!(%error, "clients are not told of this restart, and do not reclaim; nlmd tries again");
+                tracing::error!(%error, "clients are not notified of this restart, and do not reclaim; nlmd tries again");
                 tokio::time::sleep(NO_ANSWER_AFTER).await;
             }
         }

@@ -13,13 +13,13 @@ use crate::units::{self, number};
 /// Items of a finding that the text names; the JSON has all.
 const SHOWN: usize = 5;
 
-/// What stands in the way of a run, as it is printed.
+/// What could prevent a run or make it unsafe, as it is printed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CheckReport {
     /// Version of this kind of document; raised only when a field is removed.
     pub schema: u32,
-    /// What stands in the way of a run, and what does not.
+    /// What could prevent a run or make it unsafe, and what was found in order.
     pub check: Check,
 }
 
@@ -31,7 +31,7 @@ pub struct Check {
     pub manager: String,
     /// The lock manager's endpoint, such as its control socket.
     pub endpoint: String,
-    /// 0 nothing stands in the way, 4 a run would be refused or unsafe, 5 no lock manager answers.
+    /// 0 no problem was found, 4 a run would be refused or unsafe, 5 no lock manager answers.
     pub exit: u8,
     /// What was seen, by topic.
     pub findings: Vec<Finding>,
@@ -58,7 +58,7 @@ words! {
     pub enum Severity {
         /// As it should be.
         Ok = "ok",
-        /// Good to know; nothing is in the way of a run.
+        /// Good to know; it does not prevent a run.
         Note = "note",
         /// A run is possible, but locks may be lost or kept, or a client may not be notified.
         Warning = "warning",

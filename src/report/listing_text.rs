@@ -39,7 +39,7 @@ fn manager(out: &mut String, m: &ManagerStatus) {
     }
     line!(out, "  can           {}", m.capabilities.join(", "));
     for (index, limit) in m.limits.iter().enumerate() {
-        line!(out, "  {:12}  {}", if index == 0 { "but" } else { "" }, clean(limit));
+        line!(out, "  {:12}  {}", if index == 0 { "limits" } else { "" }, clean(limit));
     }
 }
 
@@ -47,7 +47,8 @@ fn active(out: &mut String, run: &ActiveRun) {
     line!(out, "\nrun {} is active", run.id);
     line!(out, "  mode          {}", run.mode);
     line!(out, "  NSM state     {}", run.state);
-    let notices = if run.notices_begun { "have begun, as nlmctl said" } else { "none yet, as nlmctl said" };
+    let notices =
+        if run.notices_begun { "sending has begun, according to nlmctl" } else { "none sent yet, according to nlmctl" };
     line!(out, "  notices       {notices}");
     line!(
         out,

@@ -182,7 +182,7 @@ fn finding(out: &mut String, suspect: &Suspect, run: &SuspectRun, view: &View) {
 /// None where the run says nothing of it.
 fn why_kept(suspect: &Suspect, run: &SuspectRun) -> Option<String> {
     let fate = match run.fate {
-        None => return Some("it was not told".to_owned()),
+        None => return Some("it was not notified".to_owned()),
         Some(fate @ (ClientFate::Acked | ClientFate::Silent)) => fate,
         Some(fate) => return Some(format!("its notice was not acked ({fate})")),
     };

@@ -255,7 +255,7 @@ impl ReleaseClient {
             (Probe::NoAnswer, _) => within(probed_for_ms),
             (Probe::Answers | Probe::Suspect, Some(state)) => format!("answers, state {state}"),
             (Probe::Answers | Probe::Suspect, None) => "answers".to_owned(),
-            (Probe::NoStatd, _) => "its rpcbind knows none".to_owned(),
+            (Probe::NoStatd, _) => "not registered with its rpcbind".to_owned(),
             (Probe::NameUnknown, _) => "name unknown".to_owned(),
             (Probe::Refused, _) => "refused".to_owned(),
             (Probe::NotAsked, _) => "not asked".to_owned(),
@@ -266,7 +266,7 @@ impl ReleaseClient {
         match self.lockd {
             LockdProbe::Answers => "answers".to_owned(),
             LockdProbe::RpcbindOnly => format!("{}, its rpcbind answers", within(probed_for_ms)),
-            LockdProbe::NotRegistered => "its rpcbind knows none".to_owned(),
+            LockdProbe::NotRegistered => "not registered with its rpcbind".to_owned(),
             LockdProbe::Refused => "refused".to_owned(),
             LockdProbe::NoAnswer => within(probed_for_ms),
             LockdProbe::NotAsked => "not asked".to_owned(),

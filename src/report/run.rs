@@ -333,7 +333,7 @@ impl PathReport {
     fn why_kept(&self, why: KeptBecause, fate: ClientFate, silent: &str) -> Option<String> {
         Some(match why {
             KeptBecause::Unreachable if fate == ClientFate::Acked => {
-                "other names call from its address, or the lock manager was not told of its ack".to_owned()
+                "other names call from its address, or its ack was not reported to the lock manager".to_owned()
             }
             KeptBecause::Unreachable => return None,
             KeptBecause::LateAck => "it acked too shortly before the end".to_owned(),

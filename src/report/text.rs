@@ -73,7 +73,7 @@ impl Render for ErrorReport {
 fn head(out: &mut String, run: &RunHead, state: super::States, view: &View) {
     match (run.outcome, run.exit) {
         (Some(outcome), Some(exit)) => line!(out, "run {}: {outcome} (exit {exit})", run.id),
-        _ => line!(out, "run {}: not ended as far as this record knows, phase {}", run.id, run.phase),
+        _ => line!(out, "run {}: not ended, according to this record (phase {})", run.id, run.phase),
     }
     if let Some(reason) = &run.reason {
         line!(out, "  why           {}", clean(reason));
@@ -329,14 +329,14 @@ impl Render for PlanReport {
             line!(out, "  unmonitored  {} without a client to notify (NM_LOCK)", count(plan.unmonitored, "lock"));
         }
         if !plan.names.is_empty() {
-            line!(out, "  told as      {}", clean(&plan.names.join(", ")));
+            line!(out, "  server names {}", clean(&plan.names.join(", ")));
         }
         let untellable = plan.clients.iter().filter(|c| c.untellable);
         let locks: Option<u64> = untellable.clone().map(|c| c.locks).sum();
         let untold = match untellable.count() as u64 {
             0 => String::new(),
             n => format!(
-                "; {n} cannot be told now, with {} in scope",
+                "; {n} cannot be notified now, with {} in scope",
                 locks.map_or_else(|| "an unknown number of locks".to_owned(), |n| count(n, "lock"))
             ),
         };
@@ -346,7 +346,7 @@ impl Render for PlanReport {
             ("ADDRESS", Align::Left),
             ("LOCKS", Align::Right),
             ("STATD", Align::Left),
-            ("TOLD FROM", Align::Left),
+            ("NOTICE FROM", Align::Left),
         ]);
         for client in &plan.clients {
             let from: Vec<String> = client.from.iter().map(ToString::to_string).collect();

@@ -203,8 +203,8 @@ fn a_host_that_missed_a_notice_is_not_told_by_a_restart_and_not_at_all_once_it_i
 
     let mut daemon = start(&folder, &rpcbind, &[]);
     assert_eq!(mon(&daemon, "127.0.0.3", 1).res_stat, ResStat::Success);
-    daemon.says("were not told of a crash");
-    assert!(!daemon.log().contains("telling hosts that programs here monitored"), "{}", daemon.log());
+    daemon.says("were not notified of a crash");
+    assert!(!daemon.log().contains("notifying hosts that programs here monitored"), "{}", daemon.log());
     // A later write that is answered: the one before it is on disk.
     assert_eq!(mon(&daemon, "127.0.0.5", 1).res_stat, ResStat::Success);
     crash(daemon, &rpcbind);
@@ -233,7 +233,7 @@ fn a_host_that_is_monitored_anew_while_hosts_are_told_of_a_boot_is_not_told_any_
     let daemon = Nlmd::start(&folder, &flags);
     let told_to = |hosts: &str| {
         let log = daemon.log();
-        log.lines().any(|line| line.contains("telling hosts that programs here monitored") && line.contains(hosts))
+        log.lines().any(|line| line.contains("notifying hosts that programs here monitored") && line.contains(hosts))
     };
     await_some("both are to be told", || told_to("hosts=2").then_some(()));
     assert_eq!(mon(&daemon, "127.0.0.3", 1).res_stat, ResStat::Success);

@@ -84,7 +84,7 @@ fn a_client_that_a_run_does_not_tell_hears_of_the_restart_after_it_with_the_runs
     await_some("the end of grace", || (control.status().grace == Grace::Open).then_some(()));
     let begun = super::control::begin(&mut control, 1).unwrap();
     assert_eq!(begun.in_scope, 0, "it has no locks any more, so the run does not tell it");
-    await_some("the new number", || daemon.log().contains("hear the new one").then_some(()));
+    await_some("the new number", || daemon.log().contains("get the new one").then_some(()));
     host.deaf.store(false, Ordering::Relaxed);
     let Heard::Notified { state, .. } = host.hear() else { panic!("not a notice") };
     assert_eq!(state, begun.new_state);

@@ -146,7 +146,7 @@ fn consent(clients: &[ReleaseClient], probed_for_ms: u64) -> Vec<String> {
     }
     for client in of(HostAnswer::Answers) {
         wanted.push(format!(
-            "release {} of {}, which ANSWERS (statd: {}; lockd: {}): it is not told, and a process that runs there \
+            "release {} of {}, which ANSWERS (statd: {}; lockd: {}): it is not notified, and a process that runs there \
              continues as if it held its lock: two may write at once (also needs --live)",
             what(&[client]),
             who(client),
@@ -236,11 +236,11 @@ impl ReleasePlan {
                 units::first(named.iter().map(shown), 5)
             ),
             if self.targeted {
-                "`nlmctl resync --client NAME` frees stale locks and takes nothing from a running client; if you are \
-                 sure that the locks are stale, add --live"
+                "use `nlmctl resync --client NAME`, which frees only the locks that the client does not reclaim; if you \
+                 are sure that the locks are stale, add --live"
             } else {
-                "if you are sure that the locks are stale, add --live; a run over everything (`nlmctl resync`) takes \
-                 nothing from a running client"
+                "if you are sure that the locks are stale, add --live; or use a run over everything (`nlmctl resync`), \
+                 in which a running client reclaims its locks"
             },
         ))
     }

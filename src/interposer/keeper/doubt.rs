@@ -56,7 +56,7 @@ impl Keeper {
     pub(super) fn doubt_who_reclaims(&mut self, since: Duration) {
         self.doubt_each(|account, addresses| {
             let reclaims = account.last_reclaim(addresses).is_some_and(|at| at > since);
-            reclaims.then(|| "it was still reclaiming when late reclaims were taken no more".to_owned())
+            reclaims.then(|| "it was still reclaiming when late reclaims were no longer granted".to_owned())
         });
     }
 

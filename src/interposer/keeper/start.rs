@@ -107,7 +107,7 @@ impl Keeper {
                 }
                 Err(Refusal::new(
                     RefusalCode::Unsupported,
-                    format!("{words}; no client was told, and no lock was touched"),
+                    format!("{words}; no client was notified, and no lock was touched"),
                 ))
             }
         }

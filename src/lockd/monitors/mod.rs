@@ -217,7 +217,7 @@ impl Owner {
             self.tell(state);
         } else if !self.to_tell.is_empty() {
             let hosts: Vec<_> = self.to_tell.iter().map(|host| host.mon_name.as_str()).collect();
-            tracing::warn!(?hosts, "these were not told of a crash before nlmd ended; they are after the next one");
+            tracing::warn!(?hosts, "these were not notified of a crash before nlmd ended; they are after the next one");
         }
         loop {
             tokio::select! {
@@ -437,7 +437,7 @@ impl Owner {
     /// its caller asks for it again.
     fn crashed(&mut self, state: NsmState, done: oneshot::Sender<Result<(), Refusal>>) {
         let hosts = self.book.take();
-        tracing::info!(%state, hosts = hosts.len(), "SM_SIMU_CRASH: the hosts that programs here monitor are told");
+        tracing::info!(%state, hosts = hosts.len(), "SM_SIMU_CRASH: the hosts that programs here monitor are notified");
         super::recovery::warn_of_own_mounts();
         for host in hosts {
             if !self.to_tell.contains(&host) {
@@ -502,7 +502,7 @@ impl Owner {
         let told = Change::Told { mon_name: host.mon_name.clone(), my_name: host.my_name.clone() };
         if let Err(error) = self.persist.submit(told) {
             // At worst it is told once more.
-            tracing::warn!(host = %host.mon_name, %error, "that it was told is not on disk");
+            tracing::warn!(host = %host.mon_name, %error, "that it was notified is not on disk");
         }
     }
 }

@@ -31,7 +31,7 @@ fn target((id, host): (u32, &ToTell), names: &[CallerName]) -> Target {
 /// Tells them all; `told` gets each that acked all its notices.
 pub(super) async fn tell(hosts: Vec<ToTell>, order: Order, told: mpsc::UnboundedSender<ToTell>) {
     let Order { state, names, rpcbind_port, clock } = order;
-    tracing::info!(hosts = hosts.len(), %state, "telling hosts that programs here monitored");
+    tracing::info!(hosts = hosts.len(), %state, "notifying hosts that programs here monitored");
     let targets = (0..).zip(&hosts).map(|host| target(host, &names)).collect();
     let options = recovery::options(state, rpcbind_port, clock);
     let outcome = recovery::fan_out(targets, options, |event| {
@@ -42,12 +42,12 @@ pub(super) async fn tell(hosts: Vec<ToTell>, order: Order, told: mpsc::Unbounded
             }
             News::GivenUp { failure, error, last, .. } if last => {
                 let error = error.unwrap_or_default();
-                tracing::warn!(host = %host.mon_name, delivery = ?nsm::delivery(failure), error, "a host was not told; it will be after the next boot or SM_SIMU_CRASH");
+                tracing::warn!(host = %host.mon_name, delivery = ?nsm::delivery(failure), error, "a host was not notified; it will be after the next boot or SM_SIMU_CRASH");
             }
             News::Answered { .. } | News::SentAgain | News::GivenUp { .. } => {}
         }
     });
     if let Err(error) = outcome.await {
-        tracing::error!(%error, "hosts that programs here monitored are not told");
+        tracing::error!(%error, "hosts that programs here monitored are not notified");
     }
 }

@@ -54,7 +54,7 @@ impl From<rusqlite::Error> for PersistError {
 /// The last resort is said where nothing else helps, and nowhere else: it costs live locks.
 const DAMAGED: &str = "restore nlmd.sqlite and nlmd.sqlite-wal as nlmd left them; to start with an older copy, or \
                        with what is left, move nlmd.seal beside them away; if nothing is intact, move all three away: \
-                       clients that nlmd then does not find are not told of this restart, and lose their locks";
+                       clients that nlmd then does not find are not notified of this restart, and lose their locks";
 const BUSY: &str = "another process has it open (fuser says which): end that one and start nlmd again";
 const UNSEALED: &str = "make room on its disk, let nlmd's user write there, and start nlmd again";
 const NEWER: &str = "start the nlmd that wrote it, or a newer one";
@@ -174,8 +174,8 @@ impl Database {
         if found.may_lack_clients {
             tracing::warn!(
                 seal = %Seal::path(path).display(), clients = found.monitors.len(),
-                "it was missing or damaged: it is not known whether the database has all clients; those that it has are told \
-                 of this restart"
+                "it was missing or damaged: it is not known whether the database has all clients; those that it has are \
+                 notified of this restart"
             );
         }
         Ok((database, found))

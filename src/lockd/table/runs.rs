@@ -314,7 +314,7 @@ impl Owner {
         } else {
             "deadline, and the controller was gone"
         };
-        tracing::warn!("settling alone: {reason}");
+        tracing::warn!("nlmd ends the run without nlmctl: {reason}");
         self.start_scan(SettleWhen::Always, Ending { alone: true, reason, ..Ending::default() });
     }
 

@@ -202,7 +202,7 @@ impl<B: Backend> Adapter<B> {
         if in_grace {
             return Ok(Some(self.keep(run).await?));
         }
-        let reason = "nlmctl ended between the drop and the notices, and grace is over: clients were not told";
+        let reason = "nlmctl ended between the drop and the notices, and grace is over: clients were not notified";
         self.end_unwatched(run, Outcome::Superseded, reason).await?;
         Ok(None)
     }
@@ -217,7 +217,7 @@ impl<B: Backend> Adapter<B> {
         let (outcome, reason) = if run.notices_begun {
             (Outcome::Settled, "grace ended by itself; no nlmctl looked at that moment")
         } else {
-            (Outcome::Superseded, "grace ended by itself before any client was told")
+            (Outcome::Superseded, "grace ended by itself before any client was notified")
         };
         self.end_unwatched(run.clone(), outcome, reason).await?;
         Ok(None)

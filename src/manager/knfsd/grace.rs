@@ -122,8 +122,8 @@ impl Grace {
 }
 
 /// Where lockd holds no lock.
-const NOTHING: &str = "lockd holds no lock of a client: there is nothing to resync, and no client is told. (`--method \
-                       reboot` also tells a client that believes in a lock which lockd has lost.)";
+const NOTHING: &str = "lockd holds no lock of a client: there is nothing to resync, and no client is notified. (`--method \
+                       reboot` also notifies a client that believes in a lock which lockd has lost.)";
 
 /// Starts it: answers once it serves, or another one does.
 fn start(program: &Path) -> Result<(), String> {

@@ -20,7 +20,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 const EFFECT: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Of a client without the private data that lockd knows it by.
-const NOT_TOLD: &str = "rpc.statd has no record of it that lockd would know, so lockd was not told and nothing of it was freed. \
+const NOT_TOLD: &str = "rpc.statd has no valid record of it, which lockd needs to free all its locks, so nothing of it was freed. \
                         Its single locks can be freed without one: `nlmctl release --client NAME --export PATH`, with what \
                         `nlmctl locks` shows";
 

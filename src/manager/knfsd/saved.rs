@@ -156,7 +156,8 @@ impl Saved {
         }
         let restored = self.records.put_back()?;
         if !restored.is_empty() {
-            let since = if same_boot { "" } else { "; they were not told of this reboot, and the next run tells them" };
+            let since =
+                if same_boot { "" } else { "; they were not notified of this reboot, and the next run notifies them" };
             done.push(format!("statd had lost the records of {}{since}: they are there again", restored.join(", ")));
         }
         Self::forget(dir)?;

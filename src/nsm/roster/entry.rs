@@ -128,7 +128,7 @@ pub enum RosterError {
         what: &'static str,
     },
     /// A folder that is no statd's.
-    #[error("{path} is no folder of a statd: it has no sm/ in it, is not called so, and holds no record of a client", path = .path.display())]
+    #[error("{path} is not the folder of a statd: it has no subfolder sm, is not named sm, and has no record of a client", path = .path.display())]
     NoRecords { path: PathBuf },
     /// A file that is not FreeBSD's.
     #[error("{path} is not a statd.status of FreeBSD, of either byte order or pointer size", path = .path.display())]

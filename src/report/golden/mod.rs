@@ -176,7 +176,7 @@ fn what_stands_in_the_way_of_a_run() {
     let findings = vec![
         Finding::ok("manager", "nlmd 0.1.0 answers at /run/nlmd/control.sock, NSM state 41"),
         Finding::new("domains", Severity::Note, "nlmd 0.1.0 arbitrates NLM locks and nothing else", "use NFSv3 only"),
-        Finding::new("clients", Severity::Warning, "7 clients cannot be told", "start statd there").of(many),
+        Finding::new("clients", Severity::Warning, "7 clients cannot be notified", "start statd there").of(many),
         Finding::new("mounts", Severity::Problem, "this host has NFSv3 mounts", "unmount them").of(["nas:/a at /mnt"]),
     ];
     is_golden("check", &CheckReport::new("nlmd", "/run/nlmd/control.sock", true, findings));

@@ -168,7 +168,7 @@ fn a_plan() {
         effects: vec![
             "New locks are refused until clients have reclaimed theirs: for up to 90 s, or up to 3 m while reclaims still come."
                 .into(),
-            "20 locks of host3.example.org are dropped if no answer comes until the end.".into(),
+            "20 locks of host3.example.org are dropped unless an answer comes before the run ends.".into(),
         ],
     };
     is_golden("plan", &PlanReport::new(plan));

@@ -315,7 +315,7 @@ pub(super) fn refuse_what_begin_loses(plan: &Plan, can: &Capabilities) -> Result
     if plan.policy.unreachable == Unreachable::Keep && may_lose && !holders.is_empty() {
         return refused(
             format!(
-                "{software} frees every lock when a run begins, so the locks of {} that cannot be told now ({}) \
+                "{software} frees every lock when a run begins, so the locks of {} that cannot be notified now ({}) \
                  cannot be kept",
                 count(holders.len() as u64, "client"),
                 some_names(&holders)
@@ -337,7 +337,7 @@ pub(super) fn refuse_what_begin_loses(plan: &Plan, can: &Capabilities) -> Result
     if plan.unmonitored > 0 && !plan.policy.include_unmonitored {
         return refused(
             format!(
-                "{software} frees every lock when a run begins, and {} no recorded client to tell",
+                "{software} frees every lock when a run begins, and {} no recorded client to notify",
                 number(plan.unmonitored, "lock has", "locks have")
             ),
             "find out who holds them (`nlmctl locks`), or agree to lose them with --include-unmonitored",

@@ -230,10 +230,10 @@ impl Plan {
     pub fn untellable(&self) -> Vec<&PlannedClient> {
         self.clients.iter().filter(|client| self.is_untellable(client) && client.may_hold()).collect()
     }
-    /// Why they cannot be told, in words: they ...
+    /// Why they cannot be notified, in words: they ...
     pub fn why_untellable(&self) -> &'static str {
         match self.untellable().as_slice() {
-            clients if !clients.iter().all(|client| client.probe.is_unreachable()) => "cannot be told",
+            clients if !clients.iter().all(|client| client.probe.is_unreachable()) => "cannot be notified",
             [_] => "does not answer",
             _ => "do not answer",
         }

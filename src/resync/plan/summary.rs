@@ -13,12 +13,12 @@ pub(super) fn consent(plan: &Plan, can: &Capabilities) -> Vec<String> {
         let holders = plan.untellable();
         let locks = plan.untellable_locks().map_or_else(|| "all locks".to_owned(), |locks| count(locks, "lock"));
         wanted.push(format!(
-            "drop {locks} of {} that {} ({}) if {} until the end; a process that still runs there continues as if it \
+            "drop {locks} of {} that {} ({}) unless {} before the run ends; a process that still runs there continues as if it \
              held its lock",
             count(holders.len() as u64, "client"),
             plan.why_untellable(),
             some_names(&holders),
-            if holders.len() == 1 { "it stays silent" } else { "they stay silent" },
+            if holders.len() == 1 { "it answers" } else { "they answer" },
         ));
     }
     if plan.policy.silent == Silent::Drop {
@@ -96,7 +96,7 @@ fn unreachable(plan: &Plan, can: &Capabilities) -> Option<String> {
         None => ("All locks".to_owned(), "are"),
     };
     if plan.policy.unreachable == Unreachable::Drop {
-        return Some(format!("{what} of {who} {are} dropped if no answer comes until the end."));
+        return Some(format!("{what} of {who} {are} dropped unless an answer comes before the run ends."));
     }
     if can.begin_releases {
         return None;

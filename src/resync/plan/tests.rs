@@ -406,7 +406,7 @@ fn where_begin_frees_the_locks_nothing_that_keep_promises_can_be_lost() {
 fn where_begin_frees_the_locks_those_of_a_client_that_could_not_be_asked_cannot_be_kept_either() {
     let not_asked = Probed::Silent(Probe::NotAsked);
     let words = refused(&of_a_manager_that_frees_at_begin(&Request::default(), 0, &[UP, not_asked]).unwrap());
-    assert!(words.contains("1 client that cannot be told now (db.example.org)"), "{words}");
+    assert!(words.contains("1 client that cannot be notified now (db.example.org)"), "{words}");
 }
 
 #[test]
@@ -414,7 +414,7 @@ fn where_begin_frees_the_locks_a_client_that_could_not_be_asked_is_named_before_
     let not_asked = Probed::Silent(Probe::NotAsked);
     let drop = Request { unreachable: Unreachable::Drop, ..Request::default() };
     let plan = of_a_manager_that_frees_at_begin(&drop, 0, &[DOWN, not_asked]).unwrap();
-    let lost = "drop all locks of 2 clients that cannot be told (web.example.org, db.example.org)";
+    let lost = "drop all locks of 2 clients that cannot be notified (web.example.org, db.example.org)";
     assert!(plan.consent[0].contains(lost), "{:?}", plan.consent);
     assert!(
         plan.effects.iter().any(|effect| effect.contains("All locks of web.example.org, db.example.org are dropped"))

@@ -13,7 +13,7 @@ if in_phase "grace false"; then
     open_now
     resync --method reboot --resume
     check "it is said that this run failed" test $code = 1
-    check "and why" grep -q "not told\|before any client was told" <<<"$(told '.run.reason // .error.message')"
+    check "and why" grep -q "not notified\|before any client was notified" <<<"$(told '.run.reason // .error.message')"
     resync --method reboot
     equal "the next run tells its clients: exit code" $code 0
     equal "as the server had lost them" "$(told .locks.resurrected)" 3
