@@ -307,9 +307,8 @@ mod tests {
     fn a_host_is_acked_only_when_all_of_its_notices_are() {
         let mut rows = [not_heard_of("127.0.0.1"), not_heard_of("b.example.org")];
         let acked = |answered| {
-            let rtt = Duration::from_millis(1);
             let address = Some(IpAddr::from([192, 0, 2, 7]));
-            News::Answered { call: 0, results: Vec::new(), answered, of: 2, rtt, address }
+            News::Answered { call: 0, results: Vec::new(), answered, of: 2, address }
         };
         heard(&mut rows, event(0, acked(1)));
         assert_eq!(rows[0].fate, ClientFate::NoAnswer);

@@ -215,9 +215,8 @@ impl Fanout {
             return;
         }
         let Ok(reply) = rpc::parse_reply(bytes) else { return };
-        let rtt = now.saturating_sub(sending.at);
-        self.pace.observe(rtt);
-        self.answered(now, serial, rtt, reply.outcome.map(<[u8]>::to_vec));
+        self.pace.observe(now.saturating_sub(sending.at));
+        self.answered(now, serial, reply.outcome.map(<[u8]>::to_vec));
     }
 
     /// Whether a datagram that was polled and has not been sent yet still should be.
@@ -278,10 +277,7 @@ impl Fanout {
         self.streams_open = self.streams_open.saturating_sub(1);
         let Some(exchange) = self.exchange(token) else { return };
         match went {
-            Ok(outcome) => {
-                let rtt = exchange.sent.first().map_or(Duration::ZERO, |sending| now.saturating_sub(sending.at));
-                self.answered(now, token, rtt, outcome);
-            }
+            Ok(outcome) => self.answered(now, token, outcome),
             Err(error) => {
                 if let Step::Port { .. } = exchange.step {
                     return self.no_port_by_tcp(now, token, &error);

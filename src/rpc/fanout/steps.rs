@@ -109,8 +109,7 @@ impl Fanout {
         if subject.calls.is_empty() {
             subject.done = true;
             self.unfinished -= 1;
-            let (results, rtt, address) = (Vec::new(), Duration::ZERO, None);
-            let news = News::Answered { call: 0, results, answered: 0, of: 0, rtt, address };
+            let news = News::Answered { call: 0, results: Vec::new(), answered: 0, of: 0, address: None };
             self.tell(now, number, news);
         } else if subject.addresses.is_empty() && subject.name.is_some() {
             self.lookups.push_back(number);
@@ -235,7 +234,7 @@ impl Fanout {
     }
 
     /// An exchange was answered.
-    pub(super) fn answered(&mut self, now: Duration, serial: u64, rtt: Duration, outcome: Result<Vec<u8>, RpcError>) {
+    pub(super) fn answered(&mut self, now: Duration, serial: u64, outcome: Result<Vec<u8>, RpcError>) {
         let Some(Exchange { step, to, .. }) = self.close(serial) else { return };
         let number = subject_of(serial);
         let Some(subject) = self.subjects.get_mut(number) else { return };
@@ -254,7 +253,7 @@ impl Fanout {
             (Step::Call { call, .. }, Ok(results)) => {
                 let own = subject.addresses.iter().take(subject.own).any(|&own| own == to.ip());
                 if own || !self.options.keep_on {
-                    self.call_answered(now, number, call, rtt, to.ip(), results);
+                    self.call_answered(now, number, call, to.ip(), results);
                 } else {
                     self.call_answered_elsewhere(now, number, call, to.ip());
                 }
@@ -319,15 +318,7 @@ impl Fanout {
         }
     }
 
-    fn call_answered(
-        &mut self,
-        now: Duration,
-        number: usize,
-        call: usize,
-        rtt: Duration,
-        by: IpAddr,
-        results: Vec<u8>,
-    ) {
+    fn call_answered(&mut self, now: Duration, number: usize, call: usize, by: IpAddr, results: Vec<u8>) {
         let Some(subject) = self.subjects.get_mut(number) else { return };
         subject.set(call, CallState::Done);
         subject.last_answer = Some(now);
@@ -337,7 +328,7 @@ impl Fanout {
             subject.trouble = None;
         }
         let (answered, of) = (count(subject.answered()), count(subject.calls.len()));
-        self.tell(now, number, News::Answered { call, results, answered, of, rtt, address: Some(by) });
+        self.tell(now, number, News::Answered { call, results, answered, of, address: Some(by) });
         self.conclude(now, number);
     }
 

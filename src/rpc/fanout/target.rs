@@ -134,8 +134,6 @@ pub enum News {
         answered: u32,
         /// How many calls it has.
         of: u32,
-        /// From the last time the call was sent to its answer.
-        rtt: Duration,
         /// Who answered this call; `None` where no call was open.
         address: Option<IpAddr>,
     },
