@@ -91,7 +91,7 @@ impl Waiting {
     }
 }
 
-fn not_durable(error: &PersistError) -> Refusal {
+pub(super) fn not_durable(error: &PersistError) -> Refusal {
     Refusal::new(RefusalCode::NotDurable, error.to_string())
 }
 

@@ -26,7 +26,7 @@ impl Owner {
                     }
                 }
                 Effect::Forget(client) => self.forget(client),
-                Effect::Late(run, fate) => match self.unwritten.submit_late(run, fate, &self.persist) {
+                Effect::Late(run, fate) => match self.archive.unwritten.submit_late(run, fate, &self.persist) {
                     Ok(durable) => late.push(durable),
                     Err(error) => tracing::error!(%run, %error, "a late reclaim is missing in its run's result"),
                 },

@@ -89,17 +89,9 @@ enum Turn {
 /// Starts the owner's task. It ends when every [`Table`] is dropped.
 pub fn spawn(setup: Setup) -> (Table, JoinHandle<()>) {
     let (waker, woken) = mpsc::channel(1);
-    let unwritten = Unwritten::default();
-    let archive = Arc::new(Archive {
-        persist: setup.persist.clone(),
-        instance: setup.instance,
-        names: setup.names.clone(),
-        mirrored: setup.embedding.mirror.is_some(),
-        unwritten: unwritten.clone(),
-    });
     let arrivals = setup.arrivals.clone();
-    let (mut owner, nsm_state) = Owner::new(setup);
-    owner.unwritten = unwritten;
+    let (owner, nsm_state) = Owner::new(setup);
+    let archive = Arc::clone(&owner.archive);
     let owner = SharedOwner::new(owner);
     let task = tokio::spawn(run(owner.clone(), arrivals, woken));
     (Table { owner, waker, nsm_state, archive }, task)
@@ -185,14 +177,19 @@ impl Owner {
     /// With what the status monitor looks at.
     pub(super) fn new(setup: Setup) -> (Self, watch::Receiver<NsmState>) {
         let (nsm_state, state_seen) = watch::channel(setup.nsm_state);
+        let archive = Archive {
+            persist: setup.persist.clone(),
+            instance: setup.instance,
+            names: setup.names,
+            mirrored: setup.embedding.mirror.is_some(),
+            unwritten: Unwritten::default(),
+        };
         let mut owner = Owner {
             clock: setup.clock,
             table: if setup.embedding.mirror.is_some() { setup.table.mirrored() } else { setup.table },
             persist: setup.persist,
             callbacks: setup.callbacks,
-            instance: setup.instance,
             moves: Moves::new(setup.called, setup.rpcbind_port),
-            names: setup.names,
             nsm_state,
             queue: Queue::default(),
             records: Records::default(),
@@ -205,7 +202,7 @@ impl Owner {
             work: JoinSet::new(),
             from_clients: 0,
             offers: HashMap::new(),
-            unwritten: Unwritten::default(),
+            archive: Arc::new(archive),
             pulse: Heartbeat::default(),
         };
         let not_remembered = owner.remember(setup.found.monitors);
@@ -355,7 +352,7 @@ impl Owner {
     }
 
     pub(super) fn status(&self) -> Status {
-        self.table.status(self.clock.now(), self.instance, self.nsm_state(), self.timeline.cursor())
+        self.table.status(self.clock.now(), self.archive.instance, self.nsm_state(), self.timeline.cursor())
     }
 
     /// One slice of waking, of a call that frees much, and of scanning or sweeping.

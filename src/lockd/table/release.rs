@@ -57,8 +57,8 @@ impl Owner {
         if matches!(self.runs.phase, Phase::Beginning(_)) {
             return Err(Refusal::new(RefusalCode::RunActive, "a run is about to begin"));
         }
-        if instance != self.instance {
-            let words = format!("instance {instance} has ended, this is instance {}", self.instance);
+        if instance != self.archive.instance {
+            let words = format!("instance {instance} has ended, this is instance {}", self.archive.instance);
             return Err(Refusal::new(RefusalCode::StalePlan, words));
         }
         Ok(())

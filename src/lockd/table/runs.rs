@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::archive::not_durable;
 use super::phase::{Beginning, Ending, Phase, Refusable, remember};
 use super::records::NotRecorded;
 use super::state::{Done, Owner};
@@ -117,7 +118,7 @@ impl Owner {
             self.nsm_state.send_replace(state);
             self.timeline.changed();
         }
-        let _ = answer.send(durable.map_err(|error| Refusal::new(RefusalCode::NotDurable, error.to_string())));
+        let _ = answer.send(durable.map_err(|error| not_durable(&error)));
     }
 
     fn may_begin(&self, args: &BeginArgs) -> Result<(), Refusal> {
@@ -136,14 +137,14 @@ impl Owner {
                 ));
             }
         }
-        if args.instance != self.instance || args.nsm_state != self.nsm_state() {
+        if args.instance != self.archive.instance || args.nsm_state != self.nsm_state() {
             return Err(Refusal::new(
                 RefusalCode::StalePlan,
                 format!(
                     "the plan was made for instance {} with NSM state {}, this is instance {} with state {}; plan again",
                     args.instance,
                     args.nsm_state,
-                    self.instance,
+                    self.archive.instance,
                     self.nsm_state()
                 ),
             ));
@@ -202,7 +203,7 @@ impl Owner {
         };
         let Phase::Entering(mut beginning) = std::mem::replace(&mut self.runs.phase, Phase::Active) else { return };
         let aborts = std::mem::take(&mut beginning.aborts);
-        let begun = Begun { names: List::clipped(self.names.borrow().clone()), ..begun };
+        let begun = Begun { names: List::clipped(self.archive.names.borrow().clone()), ..begun };
         remember(&mut self.runs.begun, begun.clone());
         // What a restart needs to write this run's result.
         let clients = self.table.run_clients();
@@ -270,14 +271,9 @@ impl Owner {
     pub(super) fn settle(&mut self, args: SettleArgs, connection: ConnectionId, answer: Refusable<RunResult>) {
         if self.runs.ended.contains(&args.run) {
             // A repeated call: the first one settled, or the deadline did.
-            let persist = self.persist.clone();
+            let archive = Arc::clone(&self.archive);
             self.work.spawn(async move {
-                let result = match persist.result(args.run).await {
-                    Ok(Some(result)) => Ok(result),
-                    Ok(None) => Err(unknown(args.run)),
-                    Err(error) => Err(Refusal::new(RefusalCode::NotDurable, error.to_string())),
-                };
-                let _ = answer.send(result);
+                let _ = answer.send(archive.result(args.run).await);
                 Done::Nothing
             });
             return;
@@ -518,7 +514,7 @@ impl Owner {
 
     /// An abort drops nothing, so it does not wait for the disk; its answer does, for a while.
     fn keep_aborted(&mut self, ended: EndedRun, answer: Option<Refusable<RunResult>>) {
-        let (persist, unwritten) = (self.persist.clone(), self.unwritten.clone());
+        let (persist, unwritten) = (self.persist.clone(), self.archive.unwritten.clone());
         // Queued now: a late reclaim is appended to it and must come after it.
         let submitted = unwritten.submit(&ended, &persist);
         self.end_moves();

@@ -2,14 +2,15 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::archive::Unwritten;
+use super::archive::Archive;
 use super::embedder::{Embedded, Stepped};
-use super::incoming::{Clock, Names};
+use super::incoming::Clock;
 use super::moves::{self, Moves};
 use super::phase::Runs;
 use super::queue::{Place, Queue};
@@ -22,7 +23,6 @@ use crate::lockd::persist::{MonitorRecord, Persist, PersistError, Watch};
 use crate::locks::{Cap, ClientId, LockTable, OfferAnswer, OfferId};
 use crate::rpc::control::Timeline;
 use crate::rpc::heartbeat::Heartbeat;
-use crate::wire::control::InstanceId;
 use crate::wire::types::{FileHandle, NsmState};
 
 /// What came back from work outside.
@@ -51,8 +51,6 @@ pub(super) struct Owner {
     pub(super) table: LockTable,
     pub(super) persist: Persist,
     pub(super) callbacks: Callbacks,
-    pub(super) instance: InstanceId,
-    pub(super) names: Names,
     pub(super) nsm_state: watch::Sender<NsmState>,
     pub(super) queue: Queue,
     pub(super) records: Records,
@@ -68,8 +66,7 @@ pub(super) struct Owner {
     /// How many orders of clients it has had.
     pub(super) from_clients: u64,
     pub(super) offers: HashMap<OfferId, AbortHandle>,
-    /// What the archive tells while the disk does not take it.
-    pub(super) unwritten: Unwritten,
+    pub(super) archive: Arc<Archive>,
     /// Of the owner's loop, while a deadline is awaited.
     pub(super) pulse: Heartbeat,
 }

@@ -290,9 +290,12 @@ async fn a_run_that_a_failing_disk_aborted_is_told_as_that_while_the_disk_goes_o
         assert_eq!(settling.await.unwrap().unwrap_err().code, RefusalCode::NotDurable);
     }
     world.refuse().await;
-    let result = world.table.result(RunArgs { run: RunId([1; 16]) }).await.unwrap();
+    let run = RunId([1; 16]);
+    let result = world.table.result(RunArgs { run }).await.unwrap();
     assert_eq!(result.outcome, Outcome::Aborted);
     assert!(result.reason.as_str().contains("could not be written") && result.reason.as_str().contains("disk full"));
+    let again = world.table.settle(SettleArgs { run, when: SettleWhen::Always }, ConnectionId(1)).await;
+    assert_eq!(again, Ok(result), "a repeated SETTLE is answered with the same");
 }
 
 #[test]
