@@ -31,7 +31,7 @@ use std::net::IpAddr;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::persist::{self, Change, LocalMonitor, Persist, PersistError, ToTell};
+use super::persist::{Change, LocalMonitor, Persist, PersistError, ToTell, durably};
 use super::table::{Clock, Names, Table};
 use crate::rpc::resolver;
 use crate::wire::control::Refusal;
@@ -505,8 +505,4 @@ impl Owner {
             tracing::warn!(host = %host.mon_name, %error, "that it was notified is not on disk");
         }
     }
-}
-
-async fn durably(submitted: Result<persist::Durable, PersistError>) -> Result<(), PersistError> {
-    persist::durable(submitted?).await
 }

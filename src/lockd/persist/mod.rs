@@ -99,7 +99,7 @@ impl Persist {
 
     /// Queues a change and waits until it is durable.
     pub async fn write(&self, change: Change) -> Result<(), PersistError> {
-        durable(self.submit(change)?).await
+        durably(self.submit(change)).await
     }
 
     /// The sums of an ended run.
@@ -160,6 +160,11 @@ pub(in crate::lockd) type DurableSender = oneshot::Sender<Result<(), PersistErro
 /// Waits for a submitted change.
 pub async fn durable(answer: Durable) -> Result<(), PersistError> {
     answer.await.unwrap_or(Err(PersistError::Closed))
+}
+
+/// Waits for what [`Persist::submit`] gave.
+pub async fn durably(submitted: Result<Durable, PersistError>) -> Result<(), PersistError> {
+    durable(submitted?).await
 }
 
 /// The writer's thread; it ends once every [`Persist`] is dropped and the queue is written.

@@ -18,7 +18,7 @@ use super::queue::{Entry, OpenCall, OpenNotice, Place, Wait};
 use super::records::{NotRecorded, Recorded};
 use super::state::{Done, Owner};
 use crate::lockd::embed::{Admission, Question};
-use crate::lockd::persist::{self, Change, MonitorRecord, Watch};
+use crate::lockd::persist::{self, Change, MonitorRecord, Watch, durably};
 use crate::locks::{Call, Caller, Cap, ClientId, Full, Handled, MirrorAnswer, Move, OtherDomain, Reboot, Verdict};
 use crate::wire::scope::{self, Shown};
 use crate::wire::types::{CallerName, FileHandle, NsmState};
@@ -243,7 +243,7 @@ impl Owner {
         let watching = self.watches.watch(&self.persist, asked.clone());
         self.work.spawn(async move {
             let recorded = async {
-                persist::durable(submitted?).await?;
+                durably(submitted).await?;
                 watching.await
             };
             let outcome = recorded.await;

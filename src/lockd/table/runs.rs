@@ -8,7 +8,7 @@ use super::phase::{Beginning, Ending, Phase, Refusable, remember};
 use super::records::NotRecorded;
 use super::state::{Done, Owner};
 use crate::host::StatdDir;
-use crate::lockd::persist::{self, Change, EndedRun, PersistError, RunRecord};
+use crate::lockd::persist::{Change, Durable, EndedRun, PersistError, RunRecord, durably};
 use crate::lockd::statd::StateNumberError;
 use crate::rpc::server::ConnectionId;
 use crate::wire::control::{
@@ -561,8 +561,8 @@ async fn raised_in(file: StatdDir, last: NsmState) -> Result<NsmState, NotRecord
 
 /// Submits a change again, for a while, that the disk does not take.
 async fn in_the_end(
-    mut submitted: Result<persist::Durable, PersistError>,
-    mut submit: impl FnMut() -> Result<persist::Durable, PersistError>,
+    mut submitted: Result<Durable, PersistError>,
+    mut submit: impl FnMut() -> Result<Durable, PersistError>,
 ) -> Result<(), PersistError> {
     let mut attempt = 1;
     loop {
@@ -575,8 +575,4 @@ async fn in_the_end(
         tokio::time::sleep(RETRY_AFTER).await;
         submitted = submit();
     }
-}
-
-async fn durably(submitted: Result<persist::Durable, PersistError>) -> Result<(), PersistError> {
-    persist::durable(submitted?).await
 }
