@@ -21,7 +21,7 @@ use super::signals::signals;
 use crate::controller::own_mounts_let_tell;
 use crate::host::{Machine, NLM_END_GRACE};
 use crate::nsm::roster::{self, Roster, RosterEntry, RosterError};
-use crate::nsm::{self, DriverError, FanoutEvent, Host, News, Notice, NotifyOptions, Target};
+use crate::nsm::{self, DriverError, FanoutEvent, Host, NO_ANSWER_AFTER, News, Notice, NotifyOptions, Target};
 use crate::report::{ClientFate, Failure, NoticeReport, NotifyReport, SCHEMA};
 use crate::resync::consent::Consent;
 use crate::units::number;
@@ -32,8 +32,6 @@ use crate::wire::types::{Address, CallerName, NsmState, ms};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A manager that takes longer to say so is not seen in grace.
 const LOOK_PATIENCE: Duration = Duration::from_secs(5);
-/// As in a run (statement 7).
-const NO_ANSWER_AFTER: Duration = Duration::from_secs(10);
 /// Events on their way. A full channel delays events, never sends.
 const EVENTS: usize = 1024;
 

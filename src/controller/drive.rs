@@ -23,7 +23,7 @@ use super::record::Record;
 use super::statds::Probes;
 use super::{ControllerError, Options, Signals, hosts, targets};
 use crate::manager::LockManager;
-use crate::nsm::{self, FanoutEvent, NotifyOptions};
+use crate::nsm::{self, FanoutEvent, NO_ANSWER_AFTER, NotifyOptions};
 use crate::report::{Failure, PendingReport, Phase, Probe, Progress};
 use crate::resync::run::{Action, Ending, Event, NoticeNews, Run, Standing, Starting};
 use crate::rpc::heartbeat::{BEAT, Heartbeat, Moment};
@@ -31,8 +31,6 @@ use crate::store::DeliveryUpdate;
 use crate::wire::control::{self, BeginArgs, Begun, Counts, Delivery, RunClient, Status};
 use crate::wire::types::{CallerName, NsmState};
 
-/// Statement 7: after this long without an ack a client is given up, for now.
-const NO_ANSWER_AFTER: Duration = Duration::from_secs(10);
 /// Answers and news of notices that may wait to be handled. Beyond that, the senders wait.
 const QUEUE: usize = 1_024;
 /// How long calls that were asked for at the end may take.

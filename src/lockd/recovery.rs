@@ -14,13 +14,11 @@ use super::persist::{Change, Found, MonitorRecord, Persist, PersistError, RunRec
 use super::statd::StateNumberError;
 use super::table::Clock;
 use crate::host::{Machine, StatdDir};
-use crate::nsm::{self, DriverError, FanoutEvent, Host, News, Notice, NotifyOptions, Target};
+use crate::nsm::{self, DriverError, FanoutEvent, Host, NO_ANSWER_AFTER, News, Notice, NotifyOptions, Target};
 use crate::wire::control::{ClientResult, Counts, FullResult, Outcome, RunResult};
 use crate::wire::types::{CallerName, NsmState};
 use crate::wire::xdr::{List, Text};
 
-/// As in a run (statement 7).
-const NO_ANSWER_AFTER: Duration = Duration::from_secs(10);
 /// Retries of notices end after this (sm-notify's own limit).
 const RETRY_FOR: Duration = Duration::from_mins(15);
 /// Why a run has ended that a restart cut off.

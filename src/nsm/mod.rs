@@ -21,7 +21,7 @@ pub mod target;
 mod tests;
 
 pub use crate::rpc::fanout::{DriverError, Event as FanoutEvent, Host, News};
-pub use notify::{NotifyOptions, delivery, notify};
+pub use notify::{NO_ANSWER_AFTER, NotifyOptions, delivery, notify};
 #[cfg(feature = "tools")]
 pub use probe::{ProbeOptions, StatdState, probe, probe_and_tell};
 pub use target::{Notice, Target};

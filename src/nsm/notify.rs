@@ -14,6 +14,9 @@ use crate::wire::nsm::{NotifyArgs, Procedure};
 use crate::wire::types::{CallerName, NsmState};
 use crate::wire::xdr::encode;
 
+/// Statement 7: after this long without an ack a client is given up, for now.
+pub const NO_ANSWER_AFTER: Duration = Duration::from_secs(10);
+
 #[derive(Debug, Clone)]
 pub struct NotifyOptions {
     /// The port of the targets' rpcbind (111 outside tests and the demo).
@@ -24,7 +27,7 @@ pub struct NotifyOptions {
     pub epoch: Instant,
     /// When retries end, since `epoch`.
     pub retry_until: Duration,
-    /// After how long without an ack a target is provisionally given up (10 s by statement 7).
+    /// After how long without an ack a target is provisionally given up: [`NO_ANSWER_AFTER`] outside tests.
     pub no_answer_after: Duration,
 }
 
