@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::drops::{Freed, GivenUp, NotDropped, choose, still_there};
 use super::run_files;
-use super::state::{Active, Keeper, not_durable};
+use super::state::{Active, Keeper, no_run, not_durable};
 use crate::host;
 use crate::interposer::messages::{Mode, Order};
 use crate::locks::SlicedResult;
@@ -132,9 +132,7 @@ impl Keeper {
 
     /// Hears of all that has come by now.
     async fn hear_all(&mut self) -> Result<(), Refusal> {
-        let Some(active) = &mut self.active else {
-            return Err(Refusal::new(RefusalCode::UnknownRun, "no run is active here"));
-        };
+        let active = self.active()?;
         let obeyed = active.link.all_obeyed().await;
         let superseded = active.link.superseded().map(str::to_owned);
         self.take_in().await;
@@ -167,11 +165,10 @@ impl Keeper {
     /// Freezes what is pending, and lets policy decide.
     fn judge(&mut self, terms: Terms) -> Result<FullResult, Refusal> {
         let (now, unix_ms) = (self.now(), self.unix_ms());
-        let none = || Refusal::new(RefusalCode::UnknownRun, "no run is active here");
-        let table = &mut self.active.as_mut().ok_or_else(none)?.account.table;
+        let table = &mut self.active()?.account.table;
         table.settle_start(now, terms.when, terms.alone, terms.reason)?;
         while !table.settle_scan(usize::MAX) {}
-        table.settle_result(unix_ms).map(SlicedResult::join).ok_or_else(none)
+        table.settle_result(unix_ms).map(SlicedResult::join).ok_or_else(no_run)
     }
 
     /// From here on nothing of these clients reaches lockd. Those of which a call stays open are let go again.
@@ -231,9 +228,7 @@ impl Keeper {
             active.account.release_missing(now, view);
         }
         let full = self.judge(terms)?;
-        let Some(active) = &mut self.active else {
-            return Err(Refusal::new(RefusalCode::UnknownRun, "the run is gone"));
-        };
+        let Some(active) = &mut self.active else { return Err(no_run()) };
         let (mut freed, mut left) = choose(&active.account, held, view, &GivenUp::new(&full, &self.unsure));
         if !freed.is_empty() {
             let dropping = freed.iter().map(|freed| freed.row.clone()).collect();
@@ -291,9 +286,7 @@ impl Keeper {
     /// What lockd has says what became of the UNLOCKs only if it is the one that got them. Else nothing is known.
     async fn is_same_lockd(&mut self) -> Result<(), Refusal> {
         let platform = Arc::clone(&self.platform);
-        let Some(active) = &mut self.active else {
-            return Err(Refusal::new(RefusalCode::UnknownRun, "the run is gone"));
-        };
+        let active = self.active()?;
         let instance = active.link.meanwhile(async move { platform.instance().await }).await;
         let obeyed = active.link.all_obeyed().await;
         let why = match (active.link.superseded(), instance) {
@@ -355,9 +348,7 @@ impl Keeper {
         while let Err(error) = self.put_away(&full) {
             failures += 1;
             let now = self.now();
-            let Some(active) = &mut self.active else {
-                return Err(Refusal::new(RefusalCode::UnknownRun, "the run is gone"));
-            };
+            let active = self.active()?;
             if !freed {
                 active.account.table.settle_cancel();
                 active.account.catch_up(now);
@@ -373,9 +364,7 @@ impl Keeper {
             active.link.meanwhile(tokio::time::sleep(RETRY_AFTER)).await;
         }
         let now = self.now();
-        let Some(active) = &mut self.active else {
-            return Err(Refusal::new(RefusalCode::UnknownRun, "the run is gone"));
-        };
+        let active = self.active()?;
         active.account.table.settle_commit();
         while !active.account.table.settle_sweep(usize::MAX) {}
         active.account.catch_up(now);

@@ -94,6 +94,10 @@ pub(super) fn unsupported(words: String) -> Refusal {
     Refusal::new(RefusalCode::Unsupported, words)
 }
 
+pub(super) fn no_run() -> Refusal {
+    Refusal::new(RefusalCode::UnknownRun, "no run is active here")
+}
+
 impl Keeper {
     /// With the runs in these files: one that was active there has lost its keeper.
     pub(super) fn new(platform: Arc<dyn Platform>, run_files: KeeperFiles) -> std::io::Result<Self> {
@@ -250,6 +254,11 @@ impl Keeper {
         let active =
             self.active.as_mut().filter(|active| active.journal.args.run == run && active.drain_until.is_none());
         active.ok_or_else(|| Refusal::new(RefusalCode::UnknownRun, format!("run {run} is not active here")))
+    }
+
+    /// The active run, whichever it is.
+    pub(super) fn active(&mut self) -> Result<&mut Active, Refusal> {
+        self.active.as_mut().ok_or_else(no_run)
     }
 
     pub(super) fn detached(&mut self, connection: ConnectionId) {
