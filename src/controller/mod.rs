@@ -356,8 +356,8 @@ async fn conclude(record: &Record, run: RunId, mut driven: Ended) -> Result<RunR
 /// What the record is to say of a run that is not driven any more, and the report of it.
 async fn close(record: &Record, run: RunId, driven: Ended) -> Result<RunReport, ControllerError> {
     let counts = driven.counts;
-    let ended = match driven.ending {
-        Ending::Recorded => None,
+    match driven.ending {
+        Ending::Recorded => {}
         Ending::Refused(refusal) => {
             let outcome = results::end_without_result(Outcome::Failed, refusal.to_string(), None);
             record.with(move |store| store.record_result(run, &outcome)).await?;
@@ -372,11 +372,10 @@ async fn close(record: &Record, run: RunId, driven: Ended) -> Result<RunReport, 
             let locks = counts.map_or(report.locks, Into::into);
             return Ok(RunReport::new(report.run, report.state, locks, report.clients, false));
         }
-        Ending::Superseded(why) => Some((Outcome::Superseded, why)),
-    };
-    if let Some((outcome, why)) = ended {
-        let outcome = results::end_without_result(outcome, why, counts);
-        record.with(move |store| store.record_result(run, &outcome)).await?;
+        Ending::Superseded(why) => {
+            let outcome = results::end_without_result(Outcome::Superseded, why, counts);
+            record.with(move |store| store.record_result(run, &outcome)).await?;
+        }
     }
     record.with(move |store| store.report(run)).await
 }
