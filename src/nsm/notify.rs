@@ -44,12 +44,11 @@ pub async fn notify(
         program: STATD,
         keep_on: true,
         rpcbind_port,
-        epoch,
         end: retry_until,
         no_answer_after,
         has_address: is_own_address,
     };
-    fanout::run(called(targets, state), options, events).await
+    fanout::run(called(targets, state), options, epoch, events).await
 }
 
 /// What to call where. Thousands of notices have a few names, and each is encoded once.

@@ -25,7 +25,7 @@ use tokio::task::JoinSet;
 use super::machine::{Lookup, StreamCall, Transmit};
 use super::queue::Lane;
 use super::state::{Fanout, Question};
-use super::target::{Event, Failure, Heard, Host, News, Options, Program, Target};
+use super::target::{Event, Failure, Heard, Host, News, Options, Program, RunOptions, Target};
 use crate::rpc::client::{CallError, Request, Source, StreamClient};
 use crate::rpc::heartbeat::{BEAT, Heartbeat, Moment};
 use crate::rpc::resolver::{self, Unresolved};
@@ -56,25 +56,6 @@ const MAX_ANSWER: usize = 4096;
 /// The wait before a datagram is offered again to a socket whose send buffer was full.
 const SEND_AGAIN: Duration = Duration::from_millis(1);
 
-/// How [`run`] works.
-#[derive(Debug, Clone, Copy)]
-pub struct RunOptions {
-    /// What is called.
-    pub program: Program,
-    /// Whether a target in trouble is tried again until the end. Else trouble is its end.
-    pub keep_on: bool,
-    /// The port of the targets' rpcbind (111 outside tests and the demo).
-    pub rpcbind_port: u16,
-    /// Where the clock starts on which `end` and [`Event::at`] are.
-    pub epoch: Instant,
-    /// When everything ends, since `epoch`.
-    pub end: Duration,
-    /// After how long without an answer a target is provisionally given up.
-    pub no_answer_after: Duration,
-    /// Whether this host has an address: it can be called from, and no name of a client leads to it.
-    pub has_address: fn(IpAddr) -> bool,
-}
-
 /// Why a fan-out could not start, or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum DriverError {
@@ -85,13 +66,14 @@ pub enum DriverError {
     Receive(#[source] io::Error),
 }
 
-/// Calls every target, until each has answered or is given up for good, and tells what it learns
-/// through `events`. A full channel delays events, never sends. To cancel, drop this future or close the
-/// receiver: nothing is sent from then on. Where the receiver was closed the events that it could not take are
-/// returned, with the last one of each target.
+/// Calls every target, until each has answered or is given up for good, and tells what it learns through `events`. A full
+/// channel delays events, never sends. `epoch` is where the clock starts on which [`RunOptions::end`] and [`Event::at`] are.
+/// To cancel, drop this future or close the receiver: nothing is sent from then on. Where the receiver was closed the
+/// events that it could not take are returned, with the last one of each target.
 pub async fn run(
     mut targets: Vec<Target>,
     options: RunOptions,
+    epoch: Instant,
     events: mpsc::Sender<Event>,
 ) -> Result<Vec<Event>, DriverError> {
     for target in &mut targets {
@@ -99,11 +81,9 @@ pub async fn run(
         target.host = host.canonical();
     }
     let sockets = Sockets::open(&targets, BUFFER)?;
-    let RunOptions { program, keep_on, rpcbind_port, epoch, end, no_answer_after, has_address } = options;
-    let (lanes, streams, seed) = (sockets.lanes.clone(), STREAMS, rand::random());
     let sources: HashSet<IpAddr> = targets.iter().flat_map(|t| t.calls.iter().filter_map(|call| call.from)).collect();
-    let foreign = sources.into_iter().filter(|&ip| !has_address(ip)).collect();
-    let options = Options { program, keep_on, rpcbind_port, no_answer_after, end, has_address, lanes, streams, seed };
+    let foreign = sources.into_iter().filter(|&ip| !(options.has_address)(ip)).collect();
+    let options = Options { run: options, lanes: sockets.lanes.clone(), streams: STREAMS, seed: rand::random() };
     let mut driver = Driver::new(Fanout::new(epoch.elapsed(), targets, options), sockets, epoch);
     driver.foreign = foreign;
     driver.run(events).await
@@ -135,15 +115,8 @@ pub async fn ask(
     let unasked = |t: &Target| (t.id, Outcome { results: vec![None; t.calls.len()], failure: unsent });
     let ids: Vec<u32> = targets.iter().map(|target| target.id).collect();
     let mut outcomes: HashMap<u32, Outcome> = targets.iter().map(unasked).collect();
-    let options = RunOptions {
-        program,
-        keep_on: false,
-        rpcbind_port,
-        epoch: Instant::now(),
-        end: timeout,
-        no_answer_after: timeout,
-        has_address,
-    };
+    let options =
+        RunOptions { program, keep_on: false, rpcbind_port, end: timeout, no_answer_after: timeout, has_address };
     let (sender, mut receiver) = mpsc::channel::<Event>(256);
     let mut open: BTreeSet<u32> = ids.iter().copied().collect();
     let gather = async {
@@ -168,7 +141,7 @@ pub async fn ask(
             }
         }
     };
-    let (ran, ()) = tokio::join!(run(targets, options, sender), gather);
+    let (ran, ()) = tokio::join!(run(targets, options, Instant::now(), sender), gather);
     ran?;
     Ok(ids.iter().filter_map(|id| outcomes.remove(id)).collect())
 }
@@ -441,7 +414,7 @@ impl Driver {
     /// Whether this host has the address that it is to be sent from.
     fn can_leave(&mut self, transmit: &Transmit) -> bool {
         let Some(from) = transmit.from.filter(|from| self.foreign.contains(from)) else { return true };
-        if (self.fanout.options.has_address)(from) {
+        if (self.fanout.options.run.has_address)(from) {
             // It has come back, as after a failover.
             self.foreign.remove(&from);
             return true;
@@ -529,17 +502,15 @@ mod tests {
     }
 
     fn options(farm: &Farm, sockets: &Sockets) -> Options {
-        Options {
+        let run = RunOptions {
             program: STATD,
             keep_on: true,
             rpcbind_port: farm.rpcbind_port,
-            lanes: sockets.lanes.clone(),
-            streams: 1,
             no_answer_after: SOON,
             has_address: |_| true,
             end: SOON,
-            seed: 1,
-        }
+        };
+        Options { run, lanes: sockets.lanes.clone(), streams: 1, seed: 1 }
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -68,7 +68,7 @@ impl Fanout {
             unfinished: targets.len(),
             options,
         };
-        fanout.arm(fanout.options.end, Timer::End);
+        fanout.arm(fanout.options.run.end, Timer::End);
         for target in targets {
             fanout.subjects.push(Subject::new(target));
             fanout.begin(now, fanout.subjects.len() - 1);
@@ -283,7 +283,7 @@ impl Fanout {
                     return self.no_port_by_tcp(now, token, &error);
                 }
                 let (misses, sends) = (exchange.misses, exchange.sends);
-                let name = self.options.program.name;
+                let name = self.options.run.program.name;
                 let why = format!("its {name} is called over TCP, and there: {error}");
                 let Some(subject) = self.subjects.get_mut(subject_of(token)) else { return };
                 subject.trouble = Some((Failure::NoAnswer, why));

@@ -64,5 +64,5 @@ mod target;
 #[cfg(test)]
 mod tests;
 
-pub use driver::{DriverError, Outcome, RunOptions, TELLS_AFTER, ask, run};
-pub use target::{Call, Event, Failure, Heard, Host, News, Program, Target};
+pub use driver::{DriverError, Outcome, TELLS_AFTER, ask, run};
+pub use target::{Call, Event, Failure, Heard, Host, News, Program, RunOptions, Target};

@@ -48,7 +48,7 @@ impl Fanout {
 
     /// What to send for an exchange.
     pub(super) fn question(&mut self, serial: u64) -> Option<Question> {
-        let Program { number: program, versions, .. } = self.options.program;
+        let Program { number: program, versions, .. } = self.options.run.program;
         let &Exchange { step, to, .. } = self.exchange(serial)?;
         match step {
             Step::Call { call, version, .. } => {
@@ -99,7 +99,7 @@ impl Fanout {
         }
         known.first_sent = Some(now);
         known.attempts = 1;
-        self.arm(now + self.options.no_answer_after, Timer::Silent { subject });
+        self.arm(now + self.options.run.no_answer_after, Timer::Silent { subject });
         Duration::ZERO
     }
 
@@ -144,7 +144,7 @@ impl Fanout {
         subject.current = at;
         let (misses, by) = (subject.misses, subject.by.unwrap_or(Transport::Udp));
         let Some(&address) = subject.addresses.get(at) else { return };
-        let to = SocketAddr::new(address, self.options.rpcbind_port);
+        let to = SocketAddr::new(address, self.options.run.rpcbind_port);
         self.asked.insert((address, number));
         self.open(number, Step::Port { version, transport, by }, to, misses);
         self.ask_by_tcp_too(number);
@@ -164,7 +164,7 @@ impl Fanout {
     fn ask_by_tcp(&mut self, number: usize) {
         let Some(subject) = self.subjects.get(number) else { return };
         let Some(&address) = subject.addresses.get(subject.current) else { return };
-        let to = SocketAddr::new(address, self.options.rpcbind_port);
+        let to = SocketAddr::new(address, self.options.run.rpcbind_port);
         // Where no datagram gets through, its program is better called over TCP too.
         let step = Step::Port { version: 0, transport: Transport::Tcp, by: Transport::Tcp };
         self.open(number, step, to, subject.misses);
@@ -252,14 +252,15 @@ impl Fanout {
             }
             (Step::Call { call, .. }, Ok(results)) => {
                 let own = subject.addresses.iter().take(subject.own).any(|&own| own == to.ip());
-                if own || !self.options.keep_on {
+                if own || !self.options.run.keep_on {
                     self.call_answered(now, number, call, to.ip(), results);
                 } else {
                     self.call_answered_elsewhere(now, number, call, to.ip());
                 }
             }
             (Step::Call { call, .. }, Err(error)) => {
-                let (program, what) = (self.options.program.name, subject.calls.get(call).map_or("", |(c, _)| c.name));
+                let (program, what) =
+                    (self.options.run.program.name, subject.calls.get(call).map_or("", |(c, _)| c.name));
                 subject.set(call, CallState::Refused);
                 subject.trouble = Some((Failure::Refused, format!("its {program} refused {what}: {error}")));
                 self.conclude(now, number);
@@ -292,11 +293,11 @@ impl Fanout {
                 self.open_calls(number, version, transport, SocketAddr::new(ip, port));
             }
             (Ok(None), asked) if asked == first => self.ask_port(now, number, version, other),
-            (Ok(None), _) if version + 1 < self.options.program.versions.len() => {
+            (Ok(None), _) if version + 1 < self.options.run.program.versions.len() => {
                 self.ask_port(now, number, version + 1, first);
             }
             (Ok(None), _) => {
-                let why = format!("its rpcbind knows no {}", self.options.program.name);
+                let why = format!("its rpcbind knows no {}", self.options.run.program.name);
                 self.trouble(now, number, Failure::NotRegistered, why, REST);
             }
             (Err(odd), _) => {
@@ -400,7 +401,7 @@ impl Fanout {
         let Some(subject) = self.subjects.get_mut(number) else { return };
         let called = |ip: &IpAddr| subject.calls.iter().any(|(call, _)| call.from == Some(*ip));
         let no_other = |ip: &IpAddr| ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || called(ip);
-        let ours = |ip: &IpAddr| no_other(ip) || (self.options.has_address)(*ip);
+        let ours = |ip: &IpAddr| no_other(ip) || (self.options.run.has_address)(*ip);
         let others: Vec<IpAddr> = found.into_iter().filter(|ip| !ours(ip) && !subject.addresses.contains(ip)).collect();
         if others.is_empty() {
             return;
@@ -425,7 +426,7 @@ impl Fanout {
         let Some(&Exchange { step, .. }) = subject.open.iter().find(refused) else { return };
         let what = match step {
             Step::Port { .. } => "rpcbind",
-            Step::Call { .. } => self.options.program.name,
+            Step::Call { .. } => self.options.run.program.name,
         };
         let why = format!("its host says that no program listens on its {what}'s port {}", to.port());
         subject.heard = subject.heard.max(Heard::Refusal);
@@ -457,7 +458,7 @@ impl Fanout {
         self.close_all(number);
         let Some(subject) = self.subjects.get_mut(number) else { return };
         subject.trouble = Some((failure, why));
-        if self.options.keep_on {
+        if self.options.run.keep_on {
             self.report(now, number);
             self.arm(now + rest, Timer::Rested { subject: number });
         } else {
@@ -484,10 +485,10 @@ impl Fanout {
     pub(super) fn silent(&mut self, now: Duration, number: usize) {
         let Some(subject) = self.subjects.get(number) else { return };
         let heard = subject.last_answer.or(subject.first_sent).unwrap_or(now);
-        let due = heard + self.options.no_answer_after;
+        let due = heard + self.options.run.no_answer_after;
         if now < due {
             self.arm(due, Timer::Silent { subject: number });
-        } else if self.options.keep_on {
+        } else if self.options.run.keep_on {
             self.report(now, number);
         }
     }

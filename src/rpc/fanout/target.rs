@@ -18,16 +18,27 @@ pub struct Program {
     pub versions: &'static [u32],
 }
 
-/// What the machine works with: [`RunOptions`](super::RunOptions), and what its driver adds. Times are
-/// on the clock of the caller's `now`.
+/// How a fan-out works.
+#[derive(Debug, Clone, Copy)]
+pub struct RunOptions {
+    /// What is called.
+    pub program: Program,
+    /// Whether a target in trouble is tried again until the end. Else trouble is its end.
+    pub keep_on: bool,
+    /// The port of the targets' rpcbind (111 outside tests and the demo).
+    pub rpcbind_port: u16,
+    /// When everything ends, on the clock that the caller's `now` is on.
+    pub end: Duration,
+    /// After how long without an answer a target is provisionally given up.
+    pub no_answer_after: Duration,
+    /// Whether this host has an address: it can be called from, and no name of a client leads to it.
+    pub has_address: fn(IpAddr) -> bool,
+}
+
+/// What the machine works with: what its user wants, and what its driver adds.
 #[derive(Debug, Clone)]
 pub(super) struct Options {
-    pub(super) program: Program,
-    pub(super) keep_on: bool,
-    pub(super) rpcbind_port: u16,
-    pub(super) no_answer_after: Duration,
-    pub(super) end: Duration,
-    pub(super) has_address: fn(IpAddr) -> bool,
+    pub(super) run: RunOptions,
     /// The sockets there are. Targets of a family without one cannot be reached.
     pub(super) lanes: Vec<Lane>,
     /// Most TCP calls at a time.

@@ -16,7 +16,7 @@ use super::farm::{Manner, STATE, rpcbind_answer, statd_answer};
 use super::machine::{NAME_REST, StreamCall, Transmit};
 use super::queue::Lane;
 use super::state::Fanout;
-use super::target::Options;
+use super::target::{Options, RunOptions};
 use super::*;
 use crate::rpc::call::xid_of;
 use crate::rpc::resolver::Unresolved;
@@ -320,21 +320,20 @@ fn at(id: u32) -> Target {
 }
 
 fn options(window: usize) -> Options {
-    Options {
+    let run = RunOptions {
         program: Program { name: "statd", number: nsm::PROGRAM, versions: &[nsm::VERSION] },
         keep_on: true,
         rpcbind_port: RPCBIND,
-        lanes: vec![Lane { ipv6: false, window }, Lane { ipv6: true, window }],
-        streams: 8,
         no_answer_after: 10 * S,
         end: 60 * S,
         has_address: |ip| ip.to_string().starts_with("10.255.0."),
-        seed: 42,
-    }
+    };
+    Options { run, lanes: vec![Lane { ipv6: false, window }, Lane { ipv6: true, window }], streams: 8, seed: 42 }
 }
 
 fn probing() -> Options {
-    Options { keep_on: false, end: 2 * S, ..options(64) }
+    let options = options(64);
+    Options { run: RunOptions { keep_on: false, end: 2 * S, ..options.run }, ..options }
 }
 
 fn notify(world: &mut World, targets: Vec<Target>, options: Options) {
@@ -384,7 +383,9 @@ fn each_sending_of_each_call_is_counted() {
 #[test]
 fn no_xid_comes_twice_in_a_run() {
     let targets: Vec<Target> = (0..3000).map(at).collect();
-    let mut fanout = Fanout::new(Duration::ZERO, targets, Options { end: 900 * S, ..options(1 << 20) });
+    let mut options = options(1 << 20);
+    options.run.end = 900 * S;
+    let mut fanout = Fanout::new(Duration::ZERO, targets, options);
     let (mut now, mut sent, mut xids) = (Duration::ZERO, 0, HashSet::new());
     while !fanout.is_done() {
         while let Some(call) = fanout.poll_transmit(now) {
@@ -439,8 +440,10 @@ fn an_answer_is_an_answer_whatever_comes_with_it() {
 fn another_version_of_the_program_will_do_and_none_is_said_so() {
     for (versions, found) in [(&[9, nsm::VERSION][..], true), (&[9, 8], false)] {
         let mut world = World::new().with([(client(1), Manner::Healthy)]);
-        let program = Program { versions, ..options(64).program };
-        notify(&mut world, vec![at(1)], Options { program, keep_on: false, ..options(64) });
+        let mut options = options(64);
+        options.run.keep_on = false;
+        options.run.program.versions = versions;
+        notify(&mut world, vec![at(1)], options);
         match &world.last(1).news {
             News::Answered { answered: 2, .. } => assert!(found),
             News::GivenUp { failure: Failure::NotRegistered, heard: Heard::Answer, .. } => assert!(!found),
