@@ -370,7 +370,7 @@ impl Drive {
         }
         let run = self.orders.begin.run;
         tracing::info!("run {run}: {phase}");
-        self.link.record.with(move |store| store.set_phase(run, phase, "")).await
+        self.link.record.with(move |store| store.set_phase(run, phase)).await
     }
 
     fn start_notices(&mut self) {

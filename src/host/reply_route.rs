@@ -42,7 +42,7 @@ impl ReplyRoute {
         let (loopback, family) = (loopback()?, family(flow.to.ip()));
         // Without a rule the route means nothing. What fails after it removes it.
         let route = Self { family };
-        ignore(exchange(&kernel, |sequence| add_route(sequence, family, loopback)), libc::EEXIST)?;
+        unless_there(exchange(&kernel, |sequence| add_route(sequence, family, loopback)))?;
         exchange(&kernel, |sequence| add_rule(sequence, flow))?;
         Ok(route)
     }
@@ -101,9 +101,10 @@ fn is_removed(
     }
 }
 
-fn ignore<T>(done: io::Result<T>, wanted: i32) -> io::Result<()> {
+/// What is to be added may be there already.
+fn unless_there<T>(done: io::Result<T>) -> io::Result<()> {
     match done {
-        Err(error) if error.raw_os_error() != Some(wanted) => Err(error),
+        Err(error) if error.raw_os_error() != Some(libc::EEXIST) => Err(error),
         Ok(_) | Err(_) => Ok(()),
     }
 }

@@ -27,7 +27,6 @@ use crate::host::{self, Machine, OwnNameError, StatdDir, StatdDirError};
 use crate::locks::LockTable;
 use crate::rpc::arrivals::Arrivals;
 use crate::rpc::control::{ControlSocket, SocketError};
-use crate::rpc::reply_cache::CacheLimits;
 use crate::rpc::rpcbind::local::Registration;
 use crate::rpc::server::{Guests, Limits, Service, SharedCache, serve_tcp, serve_udp, shared_cache};
 use crate::wire::control::InstanceId;
@@ -225,7 +224,7 @@ impl Server {
         let nlm: Arc<dyn Service> = Arc::new(NlmService { table: table.clone(), answers, gate: gate.clone() });
         let nsm: Arc<dyn Service> = Arc::new(NsmService { table: table.clone(), monitors: programs.clone(), gate });
         let mut serving = JoinSet::new();
-        let cache = shared_cache(CacheLimits::default());
+        let cache = shared_cache();
         let shared = (cache, Guests::default(), arrivals.clone());
         serve_program(sockets.nlm, &nlm, &shared, &stopping, &mut serving);
         serve_program(sockets.nsm, &nsm, &shared, &stopping, &mut serving);

@@ -228,9 +228,9 @@ impl LockTable {
         }
     }
 
-    /// So many of the client's waiters that the test accepts are gone. Gives their number.
-    pub(super) fn drop_waiters_of(&mut self, client: ClientId, most: usize, accept: impl Fn(&Waiter) -> bool) -> usize {
-        let waiters = self.waiters.of_client(client).filter(|(_, w)| accept(w)).take(most);
+    /// Up to a step's number of the client's waiters that the test accepts are gone. Gives their number.
+    pub(super) fn drop_waiters_of(&mut self, client: ClientId, accept: impl Fn(&Waiter) -> bool) -> usize {
+        let waiters = self.waiters.of_client(client).filter(|(_, w)| accept(w)).take(STEP);
         let dropped: Vec<(u64, FileId)> = waiters.map(|(id, w)| (id, w.want.file)).collect();
         for (id, file) in &dropped {
             self.drop_waiter(*id);

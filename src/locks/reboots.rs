@@ -208,7 +208,7 @@ impl LockTable {
             None => true,
         };
         self.forget_had(id, taken_in);
-        let mut now = self.drop_waiters_of(id, STEP, |waiter| taken_in(waiter.want.lock.state));
+        let mut now = self.drop_waiters_of(id, |waiter| taken_in(waiter.want.lock.state));
         let mut looks = STEP - now;
         let mut more = true;
         while looks > 0 {

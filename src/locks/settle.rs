@@ -28,7 +28,7 @@ use super::table::LockTable;
 use super::tally::Tally;
 use crate::resync::policy::ClientFacts;
 use crate::units::number;
-use crate::wire::control::{Counts, Fate, LockFate, Outcome, Refusal, RefusalCode, RunClient, SettleWhen, Spared};
+use crate::wire::control::{Counts, Fate, LockFate, Outcome, Refusal, RefusalCode, RunClient, SettleWhen};
 
 /// What is left of a run, or of a settle. It may be much: it is to be freed where no request waits for that.
 #[derive(Debug)]
@@ -241,7 +241,7 @@ impl Run {
             return Stage::Files;
         };
         settling.not_understood |= judged.is_not_understood() && !settling.cut_short;
-        tally.judged = if is_spared { judged.spared(Spared::NoTime) } else { judged };
+        tally.judged = if is_spared { judged.spared_for_time() } else { judged };
         // A settle before this one may have counted and was cancelled.
         (tally.counts.dropped, tally.counts.kept) = (0, 0);
         if tally.counts.pending > 0 {

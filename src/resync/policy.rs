@@ -160,11 +160,11 @@ impl Judged {
         self.paths.get(&server_address).is_some_and(|path| path.verdict == Verdict::Drop)
     }
 
-    /// The same, with nothing dropped, for this reason.
+    /// The same, with nothing dropped, for want of time.
     #[must_use]
-    pub fn spared(mut self, why: Spared) -> Self {
+    pub fn spared_for_time(mut self) -> Self {
         for path in self.paths.values_mut().filter(|path| path.verdict == Verdict::Drop) {
-            path.verdict = Verdict::Keep(why);
+            path.verdict = Verdict::Keep(Spared::NoTime);
         }
         Self { gone: false, ..self }
     }

@@ -105,7 +105,6 @@ mod tests {
     use tokio::sync::watch;
 
     use super::*;
-    use crate::rpc::reply_cache::CacheLimits;
     use crate::rpc::server::{Guests, Limits, Origin, Service, serve_tcp, serve_udp, shared_cache};
     use crate::rpc::udp::UdpEndpoint;
     use crate::wire::record::frame;
@@ -152,7 +151,7 @@ mod tests {
         let endpoint = Arc::new(UdpEndpoint::bind("127.0.0.1:0".parse().unwrap()).unwrap());
         let address = endpoint.local_addr();
         let (_stop, stopped) = watch::channel(false);
-        let cache = shared_cache(CacheLimits::default());
+        let cache = shared_cache();
         tokio::spawn(serve_udp(endpoint, service, cache, arrivals.clone(), Limits::default(), stopped));
         all_is_handled(&arrivals).await;
         let client = UdpEndpoint::bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -173,7 +172,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (_stop, stopped) = watch::channel(false);
-        let (cache, guests) = (shared_cache(CacheLimits::default()), Guests::default());
+        let (cache, guests) = (shared_cache(), Guests::default());
         tokio::spawn(serve_tcp(listener, service, cache, guests, arrivals.clone(), Limits::default(), stopped));
         let mut client = TcpStream::connect(address).await.unwrap();
         client.write_all(&[frame(&message(1)), frame(&message(2))].concat()).await.unwrap();
@@ -198,7 +197,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (_stop, stopped) = watch::channel(false);
-        let (cache, guests) = (shared_cache(CacheLimits::default()), Guests::default());
+        let (cache, guests) = (shared_cache(), Guests::default());
         tokio::spawn(serve_tcp(
             listener,
             Arc::new(Endless),
@@ -232,7 +231,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (_stop, stopped) = watch::channel(false);
-        let (cache, guests) = (shared_cache(CacheLimits::default()), Guests::default());
+        let (cache, guests) = (shared_cache(), Guests::default());
         let limits = Limits::default();
         tokio::spawn(serve_tcp(listener, Arc::new(Wordy), cache, guests, arrivals.clone(), limits, stopped));
         let mut client = TcpStream::connect(address).await.unwrap();

@@ -137,8 +137,8 @@ impl Default for Limits {
 pub type SharedCache = Arc<Mutex<ReplyCache>>;
 
 /// A cache to share.
-pub fn shared_cache(limits: CacheLimits) -> SharedCache {
-    Arc::new(Mutex::new(ReplyCache::new(limits)))
+pub fn shared_cache() -> SharedCache {
+    Arc::new(Mutex::new(ReplyCache::new(CacheLimits::default())))
 }
 
 /// The time that the caches go by.

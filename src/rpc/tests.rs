@@ -15,7 +15,6 @@ use tokio::time::timeout;
 use super::arrivals::Arrivals;
 use super::client::{CallError, Request, Retransmit, Source, StreamClient, UdpClient};
 use super::program::ProgramError;
-use super::reply_cache::CacheLimits;
 use super::server::{
     ConnectionId, Guests, Limits, Origin, Peer, Service, serve_tcp, serve_udp, serve_unix, shared_cache,
 };
@@ -102,7 +101,7 @@ fn udp(address: &str, limits: Limits) -> Served {
     let endpoint = Arc::new(UdpEndpoint::bind(address.parse().unwrap()).unwrap());
     let address = endpoint.local_addr();
     let (stop, stopped) = watch::channel(false);
-    let cache = shared_cache(CacheLimits::default());
+    let cache = shared_cache();
     let task = tokio::spawn(serve_udp(endpoint, echo.clone(), cache, Arrivals::default(), limits, stopped));
     Served { echo, address, stop, task }
 }
@@ -112,7 +111,7 @@ async fn tcp(limits: Limits) -> Served {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = watch::channel(false);
-    let cache = shared_cache(CacheLimits::default());
+    let cache = shared_cache();
     let task =
         tokio::spawn(serve_tcp(listener, echo.clone(), cache, Guests::default(), Arrivals::default(), limits, stopped));
     Served { echo, address, stop, task }
@@ -654,7 +653,7 @@ async fn pipelined_calls_of_a_connection_reach_the_service_in_their_order() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (_stop, stopped) = watch::channel(false);
-    let cache = shared_cache(CacheLimits::default());
+    let cache = shared_cache();
     // More at a time than a task may do before it has to let others run.
     let limits = Limits { calls_per_connection: 1_000, ..Limits::default() };
     tokio::spawn(serve_tcp(
@@ -679,7 +678,7 @@ async fn datagrams_reach_the_service_in_their_order() {
     let endpoint = Arc::new(UdpEndpoint::bind("127.0.0.1:0".parse().unwrap()).unwrap());
     let address = endpoint.local_addr();
     let (_stop, stopped) = watch::channel(false);
-    let cache = shared_cache(CacheLimits::default());
+    let cache = shared_cache();
     tokio::spawn(serve_udp(endpoint, Arc::new(Queue(sender)), cache, Arrivals::default(), Limits::default(), stopped));
     let client = UdpEndpoint::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     for burst in 0..100_u32 {

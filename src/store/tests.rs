@@ -133,10 +133,10 @@ fn rows_of(store: &mut Store, id: RunId) -> Vec<LockReport> {
 /// A whole run of two clients: one reclaims all, one is silent.
 fn whole_run(store: &mut Store, id: RunId) {
     store.create_run(&new_run(id)).unwrap();
-    store.set_phase(id, Phase::Beginning, "").unwrap();
+    store.set_phase(id, Phase::Beginning).unwrap();
     store.record_begun(&begun(id)).unwrap();
     store.record_clients(id, &[client(0), client(1)]).unwrap();
-    store.set_phase(id, Phase::Notifying, "2 clients").unwrap();
+    store.set_phase(id, Phase::Notifying).unwrap();
     let delivery = |client, acked_ms| DeliveryUpdate {
         client,
         delivery: Delivery::Acked,
@@ -148,7 +148,7 @@ fn whole_run(store: &mut Store, id: RunId) {
         error: None,
     };
     store.record_deliveries(id, &[delivery(0, 5), delivery(1, 9)]).unwrap();
-    store.set_phase(id, Phase::Settling, "").unwrap();
+    store.set_phase(id, Phase::Settling).unwrap();
     store.record_client_results(id, &[result(0, counts(20, 0)), result(1, counts(0, 20))]).unwrap();
     store.record_lock_fates(id, 0, &[fate(0), fate(1)]).unwrap();
     store.record_lock_fates(id, 2, &[fate(2)]).unwrap();
@@ -259,7 +259,7 @@ fn an_unfinished_run_is_found_with_what_a_resume_needs() {
         store.create_run(&new_run(id)).unwrap();
         store.record_begun(&begun(id)).unwrap();
         store.record_clients(id, &[client(0)]).unwrap();
-        store.set_phase(id, Phase::Notifying, "").unwrap();
+        store.set_phase(id, Phase::Notifying).unwrap();
     }
     let store = place.open();
     let found = store.unfinished("here", ELSEWHERE).unwrap().unwrap();
@@ -327,7 +327,7 @@ fn a_run_is_found_by_the_first_characters_of_its_id() {
         assert!(matches!(store.find(unknown), Err(StoreError::UnknownRun { .. })), "{unknown}");
     }
     assert!(matches!(store.report(run_id(1)), Err(StoreError::UnknownRun { .. })));
-    assert!(matches!(store.set_phase(run_id(1), Phase::Begun, ""), Err(StoreError::UnknownRun { .. })));
+    assert!(matches!(store.set_phase(run_id(1), Phase::Begun), Err(StoreError::UnknownRun { .. })));
     assert!(matches!(store.record_result(run_id(1), &settled(counts(0, 0))), Err(StoreError::UnknownRun { .. })));
 }
 
@@ -383,7 +383,7 @@ fn a_copy_of_the_files_taken_at_any_phase_is_a_readable_record() {
     let id = run_id(1);
     store.create_run(&new_run(id)).unwrap();
     for phase in Phase::ALL {
-        store.set_phase(id, phase, "").unwrap();
+        store.set_phase(id, phase).unwrap();
         let copy = Place::new();
         for entry in fs::read_dir(place.dir.path()).unwrap() {
             let entry = entry.unwrap();

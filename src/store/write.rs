@@ -166,10 +166,10 @@ impl Store {
     }
 
     /// The run's phase, and a line of the timeline. Durable when this returns.
-    pub fn set_phase(&mut self, run: RunId, phase: Phase, detail: &str) -> Result<(), StoreError> {
+    pub fn set_phase(&mut self, run: RunId, phase: Phase) -> Result<(), StoreError> {
         self.of_run(run, |tx, number| {
             tx.execute("UPDATE run SET phase = ?2 WHERE number = ?1", params![number, phase.as_str()])?;
-            insert_event(tx, number, integer(unix_ms()), phase.as_str(), detail)
+            insert_event(tx, number, integer(unix_ms()), phase.as_str(), "")
         })
     }
 

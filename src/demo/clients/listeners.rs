@@ -2,7 +2,7 @@
 //! to the wildcard address, answering from the address that was asked.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,8 +13,7 @@ use tokio::time::sleep;
 use super::client::{Behaviour, ClientNo, Notice};
 use super::hosts::{FarmError, FarmState, NOTICES_KEPT};
 use crate::rpc::arrivals::Arrivals;
-use crate::rpc::reply_cache::{CacheLimits, ReplyCache};
-use crate::rpc::server::{Limits, Origin, Peer, Service, SharedCache, serve_udp};
+use crate::rpc::server::{Limits, Origin, Peer, Service, serve_udp, shared_cache};
 use crate::rpc::udp::UdpEndpoint;
 use crate::wire::rpc::{Answer, IncomingCall};
 use crate::wire::rpcbind::{Mapping, UniversalAddress, universal_address};
@@ -114,7 +113,7 @@ impl Listeners {
         {
             endpoint.raise_buffers(BUFFER);
             let service = Arc::new(Ear { program, shared: Arc::clone(shared) });
-            let cache: SharedCache = Arc::new(Mutex::new(ReplyCache::new(CacheLimits::default())));
+            let cache = shared_cache();
             let (arrivals, watched) = (Arrivals::default(), watched.clone());
             let limits = Limits::default();
             tasks.spawn(async move {

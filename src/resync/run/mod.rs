@@ -481,10 +481,11 @@ impl Run {
         out.extend([Action::StopNotices, Action::FetchResult]);
     }
 
-    fn retry(&mut self, now: Duration, why: &str, out: &mut Vec<Action>) {
+    fn retry(&mut self, now: Duration, out: &mut Vec<Action>) {
         self.retries += 1;
         self.not_before = now + RETRY;
         if self.retries > RETRIES {
+            let why = "the lock manager cannot write the run's result";
             self.finish(Ending::Interrupted(why.to_owned()), out);
         }
     }

@@ -9,8 +9,6 @@ use super::{Aim, PATIENCE, RETRY, Run, State, TELL_EVERY};
 use crate::report::Phase;
 use crate::wire::control::SettleWhen;
 
-const CANNOT_WRITE: &str = "the lock manager cannot write the run's result";
-
 type Out<'a> = &'a mut Vec<Action>;
 
 impl Run {
@@ -170,7 +168,7 @@ impl Run {
             }
             Event::NotDurable => {
                 self.state = State::Notifying;
-                self.retry(now, CANNOT_WRITE, out);
+                self.retry(now, out);
             }
             Event::Heard { client, at, news } => self.hear(client, at, news),
             Event::ManagerLost => self.away(now, Aim::Announce, out),
@@ -190,7 +188,7 @@ impl Run {
     pub(super) fn while_aborting(&mut self, now: Duration, event: Event, out: Out<'_>) {
         match event {
             Event::Ended => self.fetch(out),
-            Event::NotDurable => self.retry(now, CANNOT_WRITE, out),
+            Event::NotDurable => self.retry(now, out),
             Event::Tick => {
                 if self.retries > 0 && now >= self.not_before {
                     self.not_before = Duration::MAX;

@@ -7,7 +7,6 @@ use super::local::{LocalError, LocalRpcbind, Registration};
 use super::*;
 use crate::rpc::arrivals::Arrivals;
 use crate::rpc::client::Retransmit;
-use crate::rpc::reply_cache::CacheLimits;
 use crate::rpc::server::{Guests, Limits, Origin, Service, serve_tcp, serve_udp, shared_cache};
 use crate::rpc::udp::UdpEndpoint;
 use crate::wire::rpc::{Answer, IncomingCall};
@@ -72,14 +71,7 @@ fn binder(refuses: bool, address: &str) -> Option<(SocketAddr, watch::Sender<boo
     let address = endpoint.local_addr();
     let (stop, stopped) = watch::channel(false);
     let service = Arc::new(Binder { refuses, ..Binder::default() });
-    tokio::spawn(serve_udp(
-        endpoint,
-        service,
-        shared_cache(CacheLimits::default()),
-        Arrivals::default(),
-        Limits::default(),
-        stopped,
-    ));
+    tokio::spawn(serve_udp(endpoint, service, shared_cache(), Arrivals::default(), Limits::default(), stopped));
     Some((address, stop))
 }
 
@@ -94,7 +86,7 @@ async fn tcp_binder(
     let udp = silent.then(|| UdpEndpoint::bind(at).unwrap());
     let (stop, stopped) = watch::channel(false);
     let service = Arc::new(Binder { mappings: Mutex::new(vec![known]), refuses: false });
-    let cache = shared_cache(CacheLimits::default());
+    let cache = shared_cache();
     tokio::spawn(serve_tcp(
         listener,
         service,
