@@ -233,13 +233,13 @@ fn ended(answer: Result<(), ManagerError>) -> Reply {
 /// The task that makes calls. Ends when this is dropped, in the middle of a call if need be.
 pub(super) struct Calls {
     queue: Option<mpsc::Sender<Call>>,
-    task: JoinHandle<()>,
+    task: Task,
 }
 
 impl Calls {
     pub(super) fn start(link: ManagerLink) -> Self {
         let (queue, mut asked) = mpsc::channel(QUEUE);
-        let task = tokio::spawn(async move {
+        let task = Task::spawn(async move {
             while let Some(call) = asked.recv().await {
                 let answer = link.make(call).await;
                 link.answer(answer).await;
@@ -258,13 +258,7 @@ impl Calls {
     /// Lets calls that were asked for be made, for a while.
     pub(super) async fn finish(mut self, patience: Duration) {
         self.queue = None;
-        let _ = tokio::time::timeout(patience, &mut self.task).await;
-    }
-}
-
-impl Drop for Calls {
-    fn drop(&mut self) {
-        self.task.abort();
+        let _ = tokio::time::timeout(patience, &mut self.task.0).await;
     }
 }
 
