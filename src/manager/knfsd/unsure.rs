@@ -25,6 +25,7 @@ use std::path::Path;
 
 use super::owners::{HeldLock, HeldLocks, OwnerKey, View, Way};
 use crate::host::{read_if_there, remove, replace};
+use crate::ranges::without;
 use crate::wire::control::{InstanceId, RunId};
 use crate::wire::types::{Address, ByteRange, CallerName, FileHandle, NsmState, Svid, Transport};
 use crate::wire::xdr::{List, Maybe, Opaque, Text, XdrCodec, decode, encode};
@@ -278,7 +279,7 @@ impl UnsureLocks {
             if lock.owner() != *owner || !lock.range.overlaps(range) {
                 return true;
             }
-            let left = without(lock.range, range);
+            let left = trimmed(lock.range, range);
             changed |= left != Some(lock.range);
             lock.range = left.unwrap_or(lock.range);
             left.is_some()
@@ -327,11 +328,10 @@ impl<'a> Doubts<'a> {
 }
 
 /// What is left of the first range. One that would be cut in two stays whole, so that their number is bounded.
-fn without(range: ByteRange, gone: ByteRange) -> Option<ByteRange> {
-    match (gone.start <= range.start, gone.end >= range.end) {
-        (true, true) => None,
-        (true, false) => Some(ByteRange { start: gone.end + 1, ..range }),
-        (false, true) => Some(ByteRange { end: gone.start - 1, ..range }),
-        (false, false) => Some(range),
+fn trimmed(range: ByteRange, gone: ByteRange) -> Option<ByteRange> {
+    let mut left = without(range, gone);
+    match (left.next(), left.next()) {
+        (Some(_), Some(_)) => Some(range),
+        (one, _) => one,
     }
 }
