@@ -75,7 +75,6 @@ fn waited_for(names: &[String], options: &Options) -> String {
 mod tests {
     use super::*;
     use crate::wire::control::ClientRow;
-    use crate::wire::types::NsmState;
     use crate::wire::xdr::List;
 
     #[test]
@@ -93,14 +92,9 @@ mod tests {
             }
         };
         let fixed = |name: &str, address: &str| RunClient {
-            index: 0,
             name: CallerName::new(name).unwrap(),
             addresses: List::clipped(vec![address.parse().unwrap()]),
-            server_addresses: List::default(),
-            nsm_state: NsmState(3),
-            locks: 1,
-            shared_address: false,
-            suspect: false,
+            ..RunClient::sample(0)
         };
         for last in [Probe::Answers, Probe::Suspect] {
             let first = if last == Probe::Answers { Probe::Suspect } else { Probe::Answers };

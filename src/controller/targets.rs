@@ -35,24 +35,13 @@ pub(super) fn probed(state: StatdState) -> Probed {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use super::*;
-    use crate::wire::types::NsmState;
     use crate::wire::xdr::List;
 
     fn client(server_addresses: &[&str]) -> RunClient {
         RunClient {
-            index: 7,
-            name: CallerName::new("c.example.org").unwrap(),
-            addresses: List::clipped(vec!["127.0.0.9".parse::<IpAddr>().unwrap().into()]),
-            server_addresses: List::clipped(
-                server_addresses.iter().map(|a| a.parse::<IpAddr>().unwrap().into()).collect(),
-            ),
-            nsm_state: NsmState(3),
-            locks: 1,
-            shared_address: false,
-            suspect: false,
+            server_addresses: List::clipped(server_addresses.iter().map(|a| a.parse().unwrap()).collect()),
+            ..RunClient::sample(7)
         }
     }
 

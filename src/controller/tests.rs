@@ -100,18 +100,13 @@ impl Fake {
                 ..Counts::default()
             };
             let result = RunResult {
-                run,
                 outcome,
                 reason: Text::clipped(reason),
                 alone: reason == "controller gone",
-                not_understood: false,
-                mode: Mode::Strict,
                 old_state: NsmState(7),
                 new_state: NsmState(9),
-                began_unix_ms: 1,
-                ended_unix_ms: 2,
                 counts,
-                late: 0,
+                ..RunResult::sample(run)
             };
             world.results.push(result.clone());
             Some(result)

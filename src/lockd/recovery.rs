@@ -373,19 +373,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_disk_without_room_for_the_result_of_a_superseded_run_keeps_nothing_from_starting() {
-        let client = |index| RunClient {
-            index,
-            name: CallerName::new("client").unwrap(),
-            addresses: List::clipped(vec!["127.0.0.2".parse().unwrap()]),
-            server_addresses: List::default(),
-            nsm_state: NsmState(3),
-            locks: 1,
-            shared_address: false,
-            suspect: false,
-        };
         let dir = tempfile::tempdir().unwrap();
         let (persist, writer, _) = persist::open(dir.path()).unwrap();
-        let run = run_of((0..17_000).map(client).collect());
+        let run = run_of((0..17_000).map(RunClient::sample).collect());
         persist.write(Change::Begin(run.clone())).await.unwrap();
         drop(persist);
         writer.join();

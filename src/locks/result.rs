@@ -89,36 +89,11 @@ impl From<FullResult> for SlicedResult {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::control::{Delivery, Fate, LockRow, Mode, Reaction, RunId};
-    use crate::wire::types::{ByteRange, CallerName, NsmState};
-    use crate::wire::xdr::Text;
+    use crate::wire::control::{Fate, LockRow, RunId};
+    use crate::wire::types::ByteRange;
 
     #[test]
     fn pages_give_each_client_and_each_lock_once_from_wherever_one_begins() {
-        let result = RunResult {
-            run: RunId([1; 16]),
-            outcome: Outcome::Settled,
-            reason: Text::clipped("test"),
-            alone: false,
-            not_understood: false,
-            mode: Mode::Strict,
-            old_state: NsmState(3),
-            new_state: NsmState(5),
-            began_unix_ms: 1,
-            ended_unix_ms: 2,
-            counts: Counts::default(),
-            late: 0,
-        };
-        let client = |number| ClientResult {
-            client: number,
-            name: CallerName::new("a").unwrap(),
-            address: "192.0.2.1".parse().unwrap(),
-            delivery: Delivery::Acked,
-            suspect: false,
-            reaction: Reaction::Understood,
-            counts: Counts::default(),
-            paths: List::default(),
-        };
         let lock = |number| LockFate {
             range: ByteRange { start: number, end: number },
             ..LockFate::sample(LockRow::sample(1, 0, 0), Fate::Kept)
@@ -127,9 +102,9 @@ mod tests {
         for [first, all] in
             [[0, 0], [0, 1], [1, 1], [page, page], [page, 2 * page], [5, page + 5], [page + 1, 3 * page]]
         {
-            let clients = (0..u32::try_from(all).unwrap()).map(client).collect();
+            let clients = (0..u32::try_from(all).unwrap()).map(ClientResult::sample).collect();
             let rows = [(0..first).map(lock).collect(), (first..all).map(lock).collect()];
-            let sliced = SlicedResult::settled(result.clone(), clients, rows);
+            let sliced = SlicedResult::settled(RunResult::sample(RunId([1; 16])), clients, rows);
             for begin in [0, 1, 5, page - 1, page, page + 1, all, u64::MAX] {
                 let mut after = usize::try_from(begin).unwrap();
                 while !sliced.locks(after).is_empty() {

@@ -58,14 +58,11 @@ fn begun(id: RunId) -> Begun {
 fn client(index: u32) -> NewClient {
     NewClient {
         client: RunClient {
-            index,
             name: name(&format!("c{index}")),
             addresses: List::clipped(vec![address(&format!("127.1.0.{index}"))]),
             server_addresses: List::clipped(vec![address("127.0.0.1")]),
-            nsm_state: NsmState(7),
             locks: 20,
-            shared_address: false,
-            suspect: false,
+            ..RunClient::sample(index)
         },
         probe: Probe::Answers,
     }
@@ -77,14 +74,11 @@ fn counts(reclaimed: u64, dropped: u64) -> Counts {
 
 fn result(index: u32, counts: Counts) -> ClientResult {
     ClientResult {
-        client: index,
         name: name(&format!("c{index}")),
         address: address(&format!("127.1.0.{index}")),
-        delivery: Delivery::Acked,
-        suspect: false,
         reaction: if counts.reclaimed == 0 { Reaction::Silent } else { Reaction::Understood },
         counts,
-        paths: List::default(),
+        ..ClientResult::sample(index)
     }
 }
 

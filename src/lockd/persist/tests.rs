@@ -6,12 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::wire::control::{
-    ClientResult, Counts, Delivery, Fate, FullResult, LockFate, LockRow, Mode, Outcome, PAGE, Reaction, RunResult,
-    next_page,
+    ClientResult, Counts, Fate, FullResult, LockFate, LockRow, Mode, PAGE, Reaction, RunResult, next_page,
 };
 use crate::wire::nsm::{MonId, MyId};
-use crate::wire::types::{Address, ByteRange, CallerName, NsmState};
-use crate::wire::xdr::{List, Text, encode};
+use crate::wire::types::{ByteRange, CallerName, NsmState};
+use crate::wire::xdr::{List, encode};
 
 fn record(name: &str, address: &str) -> MonitorRecord {
     MonitorRecord {
@@ -35,24 +34,7 @@ fn run_record(id: u8) -> RunRecord {
 }
 
 fn result(id: u8) -> FullResult {
-    FullResult {
-        result: RunResult {
-            run: RunId([id; 16]),
-            outcome: Outcome::Settled,
-            reason: Text::clipped("deadline"),
-            alone: false,
-            not_understood: false,
-            mode: Mode::Strict,
-            old_state: NsmState(3),
-            new_state: NsmState(5),
-            began_unix_ms: 1,
-            ended_unix_ms: 2,
-            counts: Counts::default(),
-            late: 0,
-        },
-        clients: List::default(),
-        locks: List::default(),
-    }
+    FullResult { result: RunResult::sample(RunId([id; 16])), clients: List::default(), locks: List::default() }
 }
 
 fn end_of(full: FullResult) -> Change {
@@ -713,14 +695,10 @@ async fn an_older_versions_record_of_several_addresses_is_one_for_each_and_stays
 async fn a_result_that_an_older_version_left_is_read_by_this_one() {
     let dir = tempfile::tempdir().unwrap();
     let client = |number: u32| ClientResult {
-        client: number,
-        name: CallerName::new("a.example.org").unwrap(),
-        address: Address("2001:db8::7".parse().unwrap()),
-        delivery: Delivery::Acked,
         suspect: true,
         reaction: Reaction::Unclear,
         counts: Counts { in_scope: 3, kept: 3, ..Counts::default() },
-        paths: List::default(),
+        ..ClientResult::sample(number)
     };
     assert_eq!([false, true].map(|silent| encode(&silent)), [Reaction::Unclear, Reaction::Silent].map(|r| encode(&r)));
     for clients in [0, 1, 3] {

@@ -1,11 +1,11 @@
 //! Samples with which tests begin: each test changes what it is about.
 
 use super::{
-    BeginArgs, ClientRow, Fate, InstanceId, LockFate, LockKind, LockRow, LockState, Mode, OwnerRow, Policy, RunId,
-    Scope, Silent, Unreachable,
+    BeginArgs, ClientResult, ClientRow, Counts, Delivery, Fate, InstanceId, LockFate, LockKind, LockRow, LockState,
+    Mode, Outcome, OwnerRow, Policy, Reaction, RunClient, RunId, RunResult, Scope, Silent, Unreachable,
 };
 use crate::wire::types::{ByteRange, CallerName, FileHandle, NsmState, OwnerHandle, Svid, Transport};
-use crate::wire::xdr::{List, Maybe};
+use crate::wire::xdr::{List, Maybe, Text};
 
 impl ClientRow {
     /// One that is monitored, holds a lock, and called one address of the server.
@@ -54,6 +54,58 @@ impl LockFate {
         let LockRow { file, kind, range, owner, .. } = lock;
         let (other, other_range) = (Maybe(None), Maybe(None));
         Self { fate, file, kind, range, partial: false, late: false, owner, other, other_range }
+    }
+}
+
+impl RunClient {
+    /// One that has a lock in scope and called no known address of the server.
+    pub(crate) fn sample(index: u32) -> Self {
+        Self {
+            index,
+            name: CallerName::new("client").unwrap(),
+            addresses: List::clipped(vec!["127.0.0.2".parse().unwrap()]),
+            server_addresses: List::default(),
+            nsm_state: NsmState(3),
+            locks: 1,
+            shared_address: false,
+            suspect: false,
+        }
+    }
+}
+
+impl ClientResult {
+    /// One that acked and reclaimed, and of which nothing is counted.
+    pub(crate) fn sample(client: u32) -> Self {
+        Self {
+            client,
+            name: CallerName::new("client").unwrap(),
+            address: "127.0.0.2".parse().unwrap(),
+            delivery: Delivery::Acked,
+            suspect: false,
+            reaction: Reaction::Understood,
+            counts: Counts::default(),
+            paths: List::default(),
+        }
+    }
+}
+
+impl RunResult {
+    /// One that has settled over nothing.
+    pub(crate) fn sample(run: RunId) -> Self {
+        Self {
+            run,
+            outcome: Outcome::Settled,
+            reason: Text::clipped("deadline"),
+            alone: false,
+            not_understood: false,
+            mode: Mode::Strict,
+            old_state: NsmState(3),
+            new_state: NsmState(5),
+            began_unix_ms: 1,
+            ended_unix_ms: 2,
+            counts: Counts::default(),
+            late: 0,
+        }
     }
 }
 
