@@ -7,6 +7,7 @@ use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 
 use super::{Kind, Places};
+use crate::controller::mounts_of;
 use crate::host::{ETAB, Machine, folder_of};
 use crate::nsm::roster::{self, Roster};
 use crate::report::{Failure, Finding, Severity};
@@ -38,17 +39,7 @@ pub(super) fn look(kind: Kind, places: &Places) -> HostFindings {
     findings.extend(others(kind, &running));
     findings.extend(cluster(kind, &machine, &running));
     findings.extend(room(kind, places));
-    HostFindings { mounts: mounts(&machine), findings }
-}
-
-fn mounts(machine: &Machine) -> Result<Vec<LocalMount>, String> {
-    let found = machine.nlm_mounts().map_err(|error| error.to_string())?;
-    let mounts = found.iter().map(|mount| LocalMount {
-        at: mount.mount_point.display().to_string(),
-        from: mount.source.clone(),
-        from_self: mount.is_from_this_host(),
-    });
-    Ok(mounts.collect())
+    HostFindings { mounts: mounts_of(&machine).map_err(|error| error.to_string()), findings }
 }
 
 /// Statement 12 of the design, as a run over everything sees it.

@@ -1,19 +1,23 @@
 //! Whether this host's own mounts allow notices to be sent (statement 12 of the design).
 
-use crate::host::{Machine, NlmMount};
+use crate::host::{FileError, Machine, NlmMount};
 use crate::report::Failure;
 use crate::resync::plan::{LocalMount, only_loopback, own_mounts_allow};
 use crate::wire::control::RunClient;
 
-/// This host's NFSv3 mounts that lock over the network.
+/// A machine's NFSv3 mounts that lock over the network.
+pub(crate) fn mounts_of(machine: &Machine) -> Result<Vec<LocalMount>, FileError> {
+    Ok(machine.nlm_mounts()?.into_iter().map(local_mount).collect())
+}
+
+/// This host's.
 ///
 /// # Errors
 /// They cannot be listed: then it is not known what a notice would lose.
 pub(super) fn local_mounts() -> Result<Vec<LocalMount>, Failure> {
-    let found = Machine::default().nlm_mounts().map_err(|error| {
+    mounts_of(&Machine::default()).map_err(|error| {
         Failure::refused(error.to_string(), "if no process here holds locks over NFSv3, say so with --own-locks-lost")
-    })?;
-    Ok(found.into_iter().map(local_mount).collect())
+    })
 }
 
 fn local_mount(mount: NlmMount) -> LocalMount {

@@ -38,7 +38,7 @@ mod targets;
 mod tests;
 
 pub use error::ControllerError;
-pub(crate) use hosts::own_mounts_let_tell;
+pub(crate) use hosts::{mounts_of, own_mounts_let_tell};
 pub use options::{Options, Signals};
 
 use std::collections::HashMap;
