@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -13,6 +12,7 @@ use tokio::task::JoinSet;
 
 use super::clients::{CallError, ClientNo, Farm, FarmError, Lock};
 use super::server::{Server, ServerError, ServerOptions};
+use crate::host::raise_open_files;
 use crate::report::Failure;
 use crate::wire::nlm::Stat;
 use crate::wire::types::{BadName, ByteRange, CallerName, FileHandle, Svid};
@@ -128,6 +128,7 @@ impl Setup {
     /// Starts nlmd from this very binary, and has every client take its locks.
     pub async fn set(cast: &Cast, nlmctl: &Path) -> Result<Self, StageError> {
         cast.check()?;
+        // Also for nlmd, which inherits it.
         raise_open_files();
         let farm = Arc::new(Farm::open(&[CallerName::new(SERVER_NAME)?])?);
         let options = ServerOptions {
@@ -227,17 +228,6 @@ fn lock(who: ClientNo, number: usize) -> Result<Lock, TooLong> {
         exclusive,
         svid: Svid(i32::try_from(number).unwrap_or_default() + 1),
     })
-}
-
-/// Raises the soft limit of open files to the hard one: nlmd, which inherits it, wants room. What the
-/// system refuses is left as it is.
-fn raise_open_files() {
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
-    {
-        tracing::debug!(%error, "the limit of open files stays as it is");
-    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 //! | `files` | the machine's files below a root; a file replaced durably |
 //! | `private` | folders and files that no other user can change; work in folders that belong to one |
 //! | `privileges` | the capabilities of this process |
+//! | `limits` | the limits of this process |
 //! | `processes` | processes, their names, starts, descriptors; the boot |
 //! | `locks` | `/proc/locks` |
 //! | `sockets` | TCP and UDP sockets |
@@ -33,6 +34,7 @@ mod files;
 mod holder;
 mod interfaces;
 mod kernel;
+mod limits;
 #[cfg(feature = "tools")]
 mod locks;
 #[cfg(feature = "tools")]
@@ -64,6 +66,7 @@ pub use kernel::{ETAB, Lockd, NLM_END_GRACE};
 pub use kernel::{
     LOCKD, NFSD, SERVER_GET, SERVER_GRACE, SERVER_SCOPE, SERVER_SET, SERVER_THREADS, THREADS_GET, THREADS_SET,
 };
+pub use limits::raise_open_files;
 #[cfg(feature = "tools")]
 pub(crate) use locks::common_and_rest;
 #[cfg(feature = "tools")]

@@ -53,8 +53,7 @@ mod statd;
 mod table;
 mod turns;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-
+pub use crate::host::raise_open_files;
 pub use crate::locks::Limits;
 pub use crate::shares::Bounds;
 #[cfg(feature = "tools")]
@@ -62,13 +61,3 @@ pub use daemon::main;
 pub use server::{Failure, Reload, Server};
 pub use settings::{NsmKind, Settings};
 pub use sockets::Ports;
-
-/// Raises this process' limit of open files to what it may have. A client over TCP takes one, and so
-/// does a locked file of `ofd`; the usual soft limit of 1,024 is for programs that use select(2).
-pub fn raise_open_files() {
-    let files = Resource::RLIMIT_NOFILE;
-    let raised = getrlimit(files).and_then(|(_, hard)| setrlimit(files, hard, hard));
-    if let Err(error) = raised {
-        tracing::debug!(%error, "the limit of open files stays as it is");
-    }
-}
