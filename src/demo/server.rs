@@ -50,18 +50,16 @@ pub enum ServerError {
     },
 }
 
-/// The ports that nlmd chose, as `--ports-file` says them.
+/// The UDP ports that nlmd chose, as `--ports-file` says them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
 pub struct Ports {
     pub nlm_udp: u16,
-    pub nlm_tcp: u16,
     pub nsm_udp: u16,
-    pub nsm_tcp: u16,
 }
 
 impl Ports {
     /// Whichever are free.
-    const ANY: Self = Self { nlm_udp: 0, nlm_tcp: 0, nsm_udp: 0, nsm_tcp: 0 };
+    const ANY: Self = Self { nlm_udp: 0, nsm_udp: 0 };
 }
 
 #[derive(Debug, Clone)]
