@@ -40,7 +40,7 @@ pub(super) async fn look(info: &Info, status: &Status, clients: &[ClientRow], pl
     };
     let ask = ProbeOptions { rpcbind_port: places.rpcbind_port, timeout: places.patience, my_name };
     let (probes, lookups) = tokio::join!(
-        nsm::probe(Target::asked(clients), ask),
+        nsm::probe(Target::asked(clients), ask, |_| ()),
         resolver::each(clients.iter().map(|row| row.name.clone()).collect(), LOOKUPS_PATIENCE)
     );
     let probes = match probes {

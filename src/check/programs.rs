@@ -63,7 +63,8 @@ async fn see(rpcbind_port: u16, patience: Duration) -> Result<Registered, CallEr
 async fn ask_statd(rpcbind_port: u16, patience: Duration) -> Statd {
     let Ok(my_name) = CallerName::new("localhost") else { return Statd::Silent };
     let target = Target { id: 0, host: Host::Addresses(vec![LOCALHOST]), notices: Vec::new() };
-    match nsm::probe(vec![target], ProbeOptions { rpcbind_port, timeout: patience, my_name }).await.as_deref() {
+    let ask = ProbeOptions { rpcbind_port, timeout: patience, my_name };
+    match nsm::probe(vec![target], ask, |_| ()).await.as_deref() {
         Ok([Ok(state), ..]) => Statd::Answers(state.filter(|state| state.is_known())),
         Ok(_) | Err(_) => Statd::Silent,
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::targets::probed;
 use super::{ControllerError, Options};
-use crate::nsm::{ProbeOptions, Target, probe_and_tell};
+use crate::nsm::{self, ProbeOptions, Target};
 use crate::report::{Failure, Probe};
 use crate::resync::plan::{PlannedClient, Probed};
 use crate::rpc::fanout::TELLS_AFTER;
@@ -50,7 +50,7 @@ pub(super) async fn ask(
         let names: Vec<_> = open.iter().filter_map(|id| clients.get(*id as usize)).map(ToString::to_string).collect();
         (options.say)(&waited_for(&names, options));
     };
-    let said: Vec<_> = probe_and_tell(targets, probe, waits).await?.into_iter().map(probed).collect();
+    let said: Vec<_> = nsm::probe(targets, probe, waits).await?.into_iter().map(probed).collect();
     for (client, said) in clients.iter().zip(&said) {
         match said {
             Probed::Answers(Some(state)) => tracing::info!("statd of {client}: state {}", state.0),

@@ -15,12 +15,12 @@ mod releases;
 mod rounds;
 
 use super::*;
-use crate::manager::{Caution, Owners, OwnersView};
+use crate::manager::{Caution, Freed, Owners, OwnersView};
 use crate::report::FailureKind;
 use crate::wire::control::{
     self, Begun, Capabilities, ClientResultPage, ClientRow, Counts, ExtendArgs, Grace, Info, InstanceId, LockFatePage,
-    LockPage, LocksArgs, Mode, ProgressArgs, Refusal, RefusalCode, RunClient, RunResult, RunStatus, SettleArgs,
-    SettleWhen, Status, WatchArgs, Watched,
+    LockPage, LocksArgs, Mode, ProgressArgs, Refusal, RefusalCode, ReleaseArgs, RunClient, RunResult, RunStatus,
+    SettleArgs, SettleWhen, Status, WatchArgs, Watched,
 };
 use crate::wire::types::{CallerName, NsmState};
 use crate::wire::xdr::{List, Maybe, Text};
@@ -177,6 +177,9 @@ impl LockManager for Fake {
     }
     async fn cautions(&self) -> Result<Vec<Caution>, ManagerError> {
         Ok(self.with(|world| world.cautions.clone()))
+    }
+    async fn release(&self, _: &ReleaseArgs) -> Result<Freed, ManagerError> {
+        Err(Refusal::new(RefusalCode::Unsupported, "it frees nothing").into())
     }
     async fn status(&self) -> Result<Status, ManagerError> {
         if self.with(|world| std::mem::take(&mut world.connection_broke)) {

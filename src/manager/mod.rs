@@ -230,11 +230,7 @@ pub trait LockManager: Send + Sync {
     ///
     /// One that does not know owners gets whole clients only, by name: with 0 locks, the digest of none, and an unspecified
     /// address where none is known.
-    async fn release(&self, args: &ReleaseArgs) -> Result<Freed, ManagerError> {
-        let _ = args;
-        let words = format!("{} at {} cannot free single clients' locks", self.kind(), self.endpoint());
-        Err(Refusal::new(RefusalCode::Unsupported, words).into())
-    }
+    async fn release(&self, args: &ReleaseArgs) -> Result<Freed, ManagerError>;
 
     /// The cursor of the page after the one asked for with `after`; `None` after the last one. An error
     /// where the pages would never end.

@@ -23,5 +23,5 @@ mod tests;
 pub use crate::rpc::fanout::{DriverError, Event as FanoutEvent, Host, News};
 pub use notify::{NO_ANSWER_AFTER, NotifyOptions, delivery, notify};
 #[cfg(feature = "tools")]
-pub use probe::{ProbeOptions, StatdState, probe, probe_and_tell};
+pub use probe::{ProbeOptions, StatdState, probe};
 pub use target::{Notice, Target};

@@ -22,13 +22,9 @@ pub struct ProbeOptions {
 /// A statd's state number, if it answers and tells one; or why it does not answer.
 pub type StatdState = Result<Option<NsmState>, Failure>;
 
-/// Asks every target's statd for its state number; what they say is in the order of `targets`.
-pub async fn probe(targets: Vec<Target>, options: ProbeOptions) -> Result<Vec<StatdState>, DriverError> {
-    probe_and_tell(targets, options, |_| ()).await
-}
-
-/// Likewise; `waits` is told once, after a second, which targets have not answered.
-pub async fn probe_and_tell(
+/// Asks every target's statd for its state number; what they say is in the order of `targets`. `waits` is told once,
+/// after a second, which targets have not answered.
+pub async fn probe(
     targets: Vec<Target>,
     options: ProbeOptions,
     waits: impl FnOnce(&[u32]),

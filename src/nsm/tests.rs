@@ -164,7 +164,7 @@ async fn a_client_that_no_datagram_reaches_is_told_and_probed_over_tcp() {
     assert_eq!(farm.notices.lock().unwrap().len(), 1);
     let (timeout, my_name) = (SOON, name("filer.example.org"));
     let options = ProbeOptions { rpcbind_port: farm.rpcbind_port, timeout, my_name };
-    assert_eq!(probe(vec![at(1, mannered(5))], options).await.unwrap(), [Ok(Some(STATE))]);
+    assert_eq!(probe(vec![at(1, mannered(5))], options, |_| ()).await.unwrap(), [Ok(Some(STATE))]);
 }
 
 #[tokio::test]
@@ -177,7 +177,7 @@ async fn a_probe_answers_for_each_in_order() {
         timeout: Duration::from_millis(1500),
         my_name: name("filer.example.org"),
     };
-    let results = tokio::time::timeout(SOON, probe(targets, options)).await.unwrap().unwrap();
+    let results = tokio::time::timeout(SOON, probe(targets, options, |_| ())).await.unwrap().unwrap();
     assert_eq!(
         results[..5],
         [

@@ -354,12 +354,6 @@ impl ByteRange {
     pub fn covers(self, other: Self) -> bool {
         self.start <= other.start && other.end <= self.end
     }
-    /// Whether the two lie side by side or overlap, so that they make one range.
-    pub fn touches(self, other: Self) -> bool {
-        self.overlaps(other)
-            || self.end.checked_add(1) == Some(other.start)
-            || other.end.checked_add(1) == Some(self.start)
-    }
 }
 
 impl fmt::Display for ByteRange {
