@@ -15,9 +15,8 @@ use super::statd::StateNumberError;
 use super::table::Clock;
 use crate::host::{Machine, StatdDir};
 use crate::nsm::{self, DriverError, FanoutEvent, Host, NO_ANSWER_AFTER, News, Notice, NotifyOptions, Target};
-use crate::wire::control::{ClientResult, Counts, FullResult, Outcome, RunResult};
+use crate::wire::control::FullResult;
 use crate::wire::types::{CallerName, NsmState};
-use crate::wire::xdr::{List, Text};
 
 /// Retries of notices end after this (sm-notify's own limit).
 const RETRY_FOR: Duration = Duration::from_mins(15);
@@ -119,25 +118,8 @@ fn own_state(last: Option<NsmState>, unix_seconds: u64, machine: &Machine) -> Ns
 /// What was reclaimed in a superseded run is not known: the counts died with the process.
 fn superseded(run: &RunRecord, reason: &str, now_unix_ms: u64) -> FullResult {
     let reachable = run.clients.iter().filter(|client| !client.addresses.as_slice().is_empty());
-    let clients = reachable.map(ClientResult::untold).collect();
-    FullResult {
-        result: RunResult {
-            run: run.run,
-            outcome: Outcome::Superseded,
-            reason: Text::clipped(reason),
-            alone: true,
-            not_understood: false,
-            mode: run.mode,
-            old_state: run.old_state,
-            new_state: run.new_state,
-            began_unix_ms: run.began_unix_ms,
-            ended_unix_ms: now_unix_ms,
-            counts: Counts { in_scope: run.in_scope, unverified: run.in_scope, ..Counts::default() },
-            late: 0,
-        },
-        clients: List::clipped(clients),
-        locks: List::default(),
-    }
+    let (states, times) = ((run.old_state, run.new_state), (run.began_unix_ms, now_unix_ms));
+    FullResult::cut_off((run.run, run.mode), states, times, reason, run.in_scope, reachable)
 }
 
 /// Says so where notices will cost this host's own processes their locks (statement 12).
@@ -251,7 +233,7 @@ pub(super) async fn fan_out(
 mod tests {
     use super::*;
     use crate::lockd::persist::{self, LocalMonitor};
-    use crate::wire::control::{Mode, RunClient, RunId};
+    use crate::wire::control::{Mode, Outcome, RunClient, RunId};
     use crate::wire::nsm::{MonId, MyId};
     use std::time::Instant;
 

@@ -212,24 +212,8 @@ pub(super) fn interrupted(journal: Journal, now_unix_ms: u64) -> FullResult {
         "the process in front of lockd was killed; {dropped}; reclaims that came after it may have been refused: runs keep \
          these locks, and `nlmctl locks` names them"
     );
-    FullResult {
-        result: RunResult {
-            run: args.run,
-            outcome: Outcome::Superseded,
-            reason: Text::clipped(reason),
-            alone: true,
-            not_understood: false,
-            mode: args.mode,
-            old_state: begun.old_state,
-            new_state: begun.new_state,
-            began_unix_ms,
-            ended_unix_ms: now_unix_ms,
-            counts: Counts { in_scope: begun.in_scope, unverified: begun.in_scope, ..Counts::default() },
-            late: 0,
-        },
-        clients: List::clipped(clients.as_slice().iter().map(ClientResult::untold).collect()),
-        locks: List::default(),
-    }
+    let (states, times) = ((begun.old_state, begun.new_state), (began_unix_ms, now_unix_ms));
+    FullResult::cut_off((args.run, args.mode), states, times, &reason, begun.in_scope, clients.as_slice().iter())
 }
 
 /// What was kept in this result is not known to be there: lockd was not asked by us alone.

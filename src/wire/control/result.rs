@@ -214,3 +214,34 @@ pub struct FullResult {
     /// Every lock that was dropped, kept, resurrected or refused for a conflict.
     pub locks: List<LockFate, 16_777_216>,
 }
+
+impl FullResult {
+    /// Of a run that was cut off: what became of it is not known.
+    pub(crate) fn cut_off<'a>(
+        (run, mode): (RunId, Mode),
+        (old_state, new_state): (NsmState, NsmState),
+        (began_unix_ms, ended_unix_ms): (u64, u64),
+        reason: &str,
+        in_scope: u64,
+        clients: impl Iterator<Item = &'a RunClient>,
+    ) -> Self {
+        Self {
+            result: RunResult {
+                run,
+                outcome: Outcome::Superseded,
+                reason: Text::clipped(reason),
+                alone: true,
+                not_understood: false,
+                mode,
+                old_state,
+                new_state,
+                began_unix_ms,
+                ended_unix_ms,
+                counts: Counts { in_scope, unverified: in_scope, ..Counts::default() },
+                late: 0,
+            },
+            clients: List::clipped(clients.map(ClientResult::untold).collect()),
+            locks: List::default(),
+        }
+    }
+}
