@@ -77,7 +77,7 @@ use self::run_files::KeeperFiles;
 use self::service::KeeperHandle;
 use self::state::Keeper;
 use crate::host::try_lock;
-use crate::manager::knfsd::grace::READY;
+use crate::manager::knfsd::hidden::READY;
 use crate::rpc::control::ControlSocket;
 
 /// Calls that wait for the keeper.

@@ -8,7 +8,6 @@
 //! offered with its price.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -16,6 +15,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::net::UnixStream;
 
+use super::hidden;
 use super::keeper_files::{self, ACTIVE, RESULT};
 use super::{Knfsd, KnfsdError, STATE_DIR, manager, pending};
 use crate::manager::adapter::Adapter;
@@ -28,14 +28,10 @@ use crate::wire::control::{
 
 /// The hidden command of nlmctl that runs the process in front of lockd; its folder and its socket follow.
 pub const COMMAND: &str = "knfsd-keeper";
-/// What it says once it serves.
-pub const READY: &str = "ready";
 pub const SOCKET: &str = "/run/nlmctl/knfsd.sock";
 /// How long a call may take: to begin, or to list what lockd has, it reads kernel memory, and to settle it has lockd free one
 /// lock after the other.
 const PATIENCE: Duration = Duration::from_mins(5);
-/// Longest answer of one that is started.
-const ANSWER: u64 = 4096;
 
 pub fn folder() -> PathBuf {
     keeper_files::folder(Path::new(STATE_DIR))
@@ -127,24 +123,8 @@ const NOTHING: &str = "lockd holds no lock of a client: there is nothing to resy
 
 /// Starts it: answers once it serves, or another one does.
 fn start(program: &Path) -> Result<(), String> {
-    let failed = |error: std::io::Error| error.to_string();
-    let mut child = Command::new(program)
-        .arg(COMMAND)
-        .arg(folder())
-        .arg(SOCKET)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(failed)?;
-    let answers = child.stdout.take().ok_or("it has no output")?;
-    let mut line = String::new();
-    BufReader::new(answers.take(ANSWER)).read_line(&mut line).map_err(failed)?;
-    if line.trim_end() == READY {
-        return Ok(());
-    }
-    let _ = child.wait();
-    Err(line.trim_end().to_owned())
+    let started = hidden::start(Command::new(program).arg(COMMAND).arg(folder()).arg(SOCKET).stdin(Stdio::null()));
+    started.map_err(|error| error.to_string())?.map(drop)
 }
 
 /// What holds otherwise than with nlmd.

@@ -9,7 +9,7 @@
 //! at the same time. It retries a failed step for minutes, with longer and longer pauses, and says so
 //! in the kernel's log, because there is no other place left.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::SigSet;
 
 use super::error::KnfsdError;
+use super::hidden::{self, READY};
 use super::saved::Saved;
 use crate::host::{FileError, Machine, try_lock};
 
@@ -24,8 +25,6 @@ use crate::host::{FileError, Machine, try_lock};
 pub const COMMAND: &str = "knfsd-guard";
 /// The file whose OS lock says that a guard is at work.
 const LOCK: &str = "guard.lock";
-/// What it says once it waits.
-const READY: &str = "ready";
 /// What dismisses it.
 const DISMISSED: &[u8] = b"dismissed\n";
 /// How long the next nlmctl waits for a guard: nfsd's threads are back within seconds.
@@ -57,23 +56,10 @@ impl Guard {
     /// It cannot be started; nothing may be stopped then.
     pub(super) fn start(program: &Path, dir: &Path) -> Result<Self, KnfsdError> {
         let failed = |source| FileError::Io("start the guard", program.into(), source);
-        let mut child = Command::new(program)
-            .arg(COMMAND)
-            .arg(dir)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(failed)?;
-        let (Some(pipe), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(failed(io::ErrorKind::BrokenPipe.into()).into());
-        };
-        let mut line = String::new();
-        BufReader::new(answers).read_line(&mut line).map_err(failed)?;
-        if line.trim_end() != READY {
-            let _ = child.wait();
-            return Err(KnfsdError::Stuck(format!("the guard did not start: {}", line.trim_end())));
-        }
+        let started = hidden::start(Command::new(program).arg(COMMAND).arg(dir).stdin(Stdio::piped()));
+        let refused = |said| KnfsdError::Stuck(format!("the guard did not start: {said}"));
+        let mut child = started.map_err(failed)?.map_err(refused)?;
+        let pipe = child.stdin.take().ok_or_else(|| failed(io::ErrorKind::BrokenPipe.into()))?;
         Ok(Self { child, pipe })
     }
 

@@ -26,6 +26,7 @@
 //! | `grace` | the default way: a process in front of lockd has the run |
 //! | `keeper_files` | the files of that process |
 //! | `guard` | the process that restores nfsd if nlmctl dies |
+//! | `hidden` | how those two processes are started |
 //! | `cautions` | what a run by `--method reboot` meets here |
 //! | `drops` | the two ways to drop |
 //! | `v4` | NFSv4 clients |
@@ -45,6 +46,7 @@ mod drops;
 mod error;
 pub mod grace;
 pub mod guard;
+pub mod hidden;
 pub mod keeper_files;
 mod listing;
 pub mod obstacles;
