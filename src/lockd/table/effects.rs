@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use super::embedder;
+use super::phase::SLICE;
 use super::refusals::QUIET;
-use super::runs::SLICE;
 use super::state::{Done, Owner};
 use crate::lockd::callbacks::{Granted, Granting, Unconfirmed};
 use crate::lockd::persist::{Change, Durable, MonitorRecord};

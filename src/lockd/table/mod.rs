@@ -23,7 +23,7 @@
 //!           the host of a pending lock may have moved               Move    --then again
 //! reply     a late reclaim is on disk before its answer
 //! ```
-//! The path of a run (`runs.rs`):
+//! The path of a run (`runs.rs`, and its end in `endings.rs`):
 //! ```text
 //! Idle -> Beginning (state durable?) -> Entering -> Active -> Scanning -> Writing (result durable?) -> Idle
 //!                                                     |                           '--reclaim, durable?--> Active
@@ -43,7 +43,7 @@
 //!   executed, because what it left may be half of something.
 //!
 //! Files, from the bottom up: `incoming`, `queue`, `records`, `refusals`, `watches`, `outside`, `moves`, `phase`,
-//! `archive` are what the owner has, and know nothing of it; `state` is the owner; `effects`, `calls`, `runs`, `release` are its verbs;
+//! `archive` are what the owner has, and know nothing of it; `state` is the owner; `effects`, `calls`, `runs`, `endings`, `release` are its verbs;
 //! `handle` is the way to it, `control` what controllers ask over it; `owner` is its task.
 //!
 //! Start reading at `Table::tell` in `handle.rs`, then at `run` in `owner.rs`.
@@ -53,6 +53,7 @@ mod calls;
 mod control;
 mod effects;
 mod embedder;
+mod endings;
 mod handle;
 mod incoming;
 mod moves;

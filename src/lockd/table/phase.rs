@@ -14,6 +14,9 @@ use crate::wire::types::{NsmState, ms};
 /// controller can have repeated, and less than grows with the years.
 const REMEMBERED: usize = 64;
 
+/// How long waking, entering, scanning or sweeping may keep the table from requests.
+pub(super) const SLICE: Duration = Duration::from_millis(1);
+
 pub(super) type Refusable<T> = oneshot::Sender<Result<T, Refusal>>;
 
 #[derive(Debug)]
@@ -116,4 +119,9 @@ impl Runs {
             beginning.connection = None;
         }
     }
+}
+
+/// What takes long to free is freed where nothing waits for that.
+pub(super) fn free_beside<T: Send + 'static>(much: T) {
+    tokio::task::spawn_blocking(move || drop(much));
 }

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use super::handle::Table;
 use super::phase::Phase;
-use super::runs::free_beside;
+use super::phase::free_beside;
 use super::state::Owner;
 use crate::locks::{ComparedRelease, Release};
 use crate::wire::control::{InstanceId, Refusal, RefusalCode, ReleaseArgs, Released};
