@@ -31,7 +31,9 @@
 //! | `called` | whether this host still has the addresses that a run's clients call | |
 //! | `filter_link` | orders to the filter, and its events | |
 //! | `start` | from the plan to grace | |
-//! | `ending` | settle, abort, the end of the drain | |
+//! | `settling` | settle | |
+//! | `ending` | abort, and where the run is superseded | |
+//! | `draining` | late reclaims after the run | |
 //! | `drops` | which locks an UNLOCK is sent for, and its result | |
 //! | `doubt` | locks that a run leaves unsure, for later runs to keep | |
 //! | `run_files` | runs on disk | |
@@ -45,6 +47,7 @@
 mod account;
 mod called;
 mod doubt;
+mod draining;
 mod drops;
 mod ending;
 mod filter_link;
@@ -56,6 +59,7 @@ mod queued;
 mod requests;
 mod run_files;
 mod service;
+mod settling;
 mod start;
 mod state;
 

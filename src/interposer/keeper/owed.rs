@@ -10,8 +10,8 @@ use super::run_files::add_late;
 use super::state::{Keeper, Owed};
 use crate::wire::control::{FullResult, LockFate, RunId};
 
-/// Between two tries.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Between two tries to write it, or to settle.
+pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 impl Keeper {
     /// The result is on disk, and before it what the run leaves unsure.
