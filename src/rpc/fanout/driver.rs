@@ -10,13 +10,10 @@
 //! The machine's clock stands still while the process does not run: what it could not hear then gives no host up.
 //! A full event channel makes events wait in the machine (it holds a few for each target), never sends.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::future::poll_fn;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::mem;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -24,24 +21,17 @@ use tokio::task::JoinSet;
 
 use super::machine::{Lookup, StreamCall, Transmit};
 use super::queue::Lane;
+use super::sockets::{BUFFER, Sockets};
 use super::state::{Fanout, Question};
-use super::target::{Event, Failure, Heard, Host, News, Options, Program, RunOptions, Target};
+use super::target::{Event, Host, Options, RunOptions, Target};
 use crate::rpc::client::{CallError, Request, Source, StreamClient};
 use crate::rpc::heartbeat::{BEAT, Heartbeat, Moment};
 use crate::rpc::resolver::{self, Unresolved};
-use crate::rpc::udp::{Datagram, UdpEndpoint};
+use crate::rpc::udp::Datagram;
 use crate::wire::rpc::{Credential, RpcError};
 use crate::wire::rpcbind;
 use crate::wire::types::CallerName;
 
-/// The buffers that are asked for, for receiving and for sending, in bytes.
-const BUFFER: usize = 16 << 20;
-/// What the kernel charges a receive buffer for one answer, in bytes (measured on Linux).
-const COST_OF_ANSWER: usize = 832;
-/// With less than this window on IPv4, more sockets are opened.
-const ENOUGH_WINDOW: usize = 2048;
-/// Most sockets for IPv4: with each its buffer is as large again, and so is the look at all of them.
-const MOST_LANES: usize = 4;
 /// Datagrams sent between two looks at what has come in.
 const BURST: usize = 64;
 /// Most TCP calls at a time, port look-ups included.
@@ -80,158 +70,13 @@ pub async fn run(
         let host = mem::replace(&mut target.host, Host::Addresses(Vec::new()));
         target.host = host.canonical();
     }
-    let sockets = Sockets::open(&targets, BUFFER)?;
+    let sockets = Sockets::open(&targets, BUFFER).map_err(DriverError::Socket)?;
     let sources: HashSet<IpAddr> = targets.iter().flat_map(|t| t.calls.iter().filter_map(|call| call.from)).collect();
     let foreign = sources.into_iter().filter(|&ip| !(options.has_address)(ip)).collect();
     let options = Options { run: options, lanes: sockets.lanes.clone(), streams: STREAMS, seed: rand::random() };
     let mut driver = Driver::new(Fanout::new(epoch.elapsed(), targets, options), sockets, epoch);
     driver.foreign = foreign;
     driver.run(events).await
-}
-
-/// What came of a target that was asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
-    /// The results of its calls, in their order; `None`: not answered.
-    pub results: Vec<Option<Vec<u8>>>,
-    /// Why not all of them were answered, and what was heard of the host then.
-    pub failure: Option<(Failure, Heard)>,
-}
-
-/// After how long [`ask`] tells whom it waits for.
-pub const TELLS_AFTER: Duration = Duration::from_secs(1);
-
-/// Calls every target until it has answered or is in trouble, for `timeout` at most. The outcomes are in
-/// the targets' order. `waits` is told once, after [`TELLS_AFTER`], which of them have done neither.
-pub async fn ask(
-    targets: Vec<Target>,
-    program: Program,
-    rpcbind_port: u16,
-    timeout: Duration,
-    has_address: fn(IpAddr) -> bool,
-    waits: impl FnOnce(&[u32]),
-) -> Result<Vec<Outcome>, DriverError> {
-    let unsent = Some((Failure::NotSent, Heard::Nothing));
-    let unasked = |t: &Target| (t.id, Outcome { results: vec![None; t.calls.len()], failure: unsent });
-    let ids: Vec<u32> = targets.iter().map(|target| target.id).collect();
-    let mut outcomes: HashMap<u32, Outcome> = targets.iter().map(unasked).collect();
-    let options =
-        RunOptions { program, keep_on: false, rpcbind_port, end: timeout, no_answer_after: timeout, has_address };
-    let (sender, mut receiver) = mpsc::channel::<Event>(256);
-    let mut open: BTreeSet<u32> = ids.iter().copied().collect();
-    let gather = async {
-        let mut late = pin!(tokio::time::sleep(TELLS_AFTER));
-        let mut waits = Some(waits);
-        loop {
-            let event = tokio::select! {
-                event = receiver.recv() => event,
-                () = &mut late, if waits.is_some() => {
-                    if let Some(waits) = waits.take().filter(|_| !open.is_empty()) {
-                        waits(&open.iter().copied().collect::<Vec<_>>());
-                    }
-                    continue;
-                }
-            };
-            let Some(event) = event else { break };
-            if event.news.is_last() {
-                open.remove(&event.id);
-            }
-            if let Some(outcome) = outcomes.get_mut(&event.id) {
-                outcome.learn(event.news);
-            }
-        }
-    };
-    let (ran, ()) = tokio::join!(run(targets, options, Instant::now(), sender), gather);
-    ran?;
-    Ok(ids.iter().filter_map(|id| outcomes.remove(id)).collect())
-}
-
-impl Outcome {
-    pub(super) fn learn(&mut self, news: News) {
-        match news {
-            News::Answered { call, results, answered, of, .. } => {
-                if let Some(place) = self.results.get_mut(call) {
-                    *place = Some(results);
-                }
-                if answered == of {
-                    self.failure = None;
-                }
-            }
-            News::GivenUp { failure, heard, .. } => self.failure = Some((failure, heard)),
-            News::SentAgain => {}
-        }
-    }
-}
-
-/// The sockets of a fan-out, and what each has room for.
-struct Sockets {
-    endpoints: Vec<UdpEndpoint>,
-    lanes: Vec<Lane>,
-}
-
-impl Sockets {
-    /// Opens what the targets need. A name may turn out to have addresses of either family; a host
-    /// without IPv6 does not fail for that. Each gets buffers of `buffer` bytes, or what
-    /// the kernel allows.
-    fn open(targets: &[Target], buffer: usize) -> Result<Self, DriverError> {
-        let (mut v4, mut v6) = (false, false);
-        for target in targets {
-            match &target.host {
-                // A name asked for later may have either family; what has no socket is left out.
-                Host::Addresses(addresses) | Host::Client { addresses, .. } => {
-                    v4 |= addresses.iter().any(IpAddr::is_ipv4);
-                    v6 |= addresses.iter().any(IpAddr::is_ipv6);
-                }
-                Host::Name(_) => (v4, v6) = (true, true),
-            }
-        }
-        let mut sockets = Self { endpoints: Vec::new(), lanes: Vec::new() };
-        let mut failed = None;
-        if v4 {
-            failed = sockets.add(Ipv4Addr::UNSPECIFIED.into(), buffer).err();
-            while failed.is_none()
-                && sockets.endpoints.len() < MOST_LANES
-                && sockets.lanes.iter().map(|lane| lane.window).sum::<usize>() < ENOUGH_WINDOW
-            {
-                if sockets.add(Ipv4Addr::UNSPECIFIED.into(), buffer).is_err() {
-                    break;
-                }
-            }
-        }
-        if v6 {
-            failed = sockets.add(Ipv6Addr::UNSPECIFIED.into(), buffer).err().or(failed);
-        }
-        match failed {
-            Some(error) if sockets.endpoints.is_empty() => Err(DriverError::Socket(error)),
-            _ => Ok(sockets),
-        }
-    }
-
-    fn add(&mut self, ip: IpAddr, buffer: usize) -> io::Result<()> {
-        let endpoint = UdpEndpoint::bind_reserved(ip)?;
-        endpoint.watch_refused()?;
-        let room = endpoint.raise_buffers(buffer);
-        self.lanes.push(Lane { ipv6: ip.is_ipv6(), window: (room / COST_OF_ANSWER).max(1) });
-        self.endpoints.push(endpoint);
-        Ok(())
-    }
-
-    /// Waits until one of them may have something.
-    async fn readable(&self) -> io::Result<()> {
-        let mut waits: Vec<Pin<Box<dyn Future<Output = io::Result<()>> + Send + '_>>> = Vec::new();
-        for endpoint in &self.endpoints {
-            waits.push(Box::pin(endpoint.readable()));
-        }
-        poll_fn(|context| {
-            for wait in &mut waits {
-                if let Poll::Ready(ready) = wait.as_mut().poll(context) {
-                    return Poll::Ready(ready);
-                }
-            }
-            Poll::Pending
-        })
-        .await
-    }
 }
 
 /// What a task beside the machine found.
@@ -484,9 +329,12 @@ async fn call_over_tcp(call: StreamCall) -> Result<Result<Vec<u8>, RpcError>, St
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
     use crate::rpc::fanout::farm::{Farm, Manner};
-    use crate::rpc::fanout::target::Call;
+    use crate::rpc::fanout::sockets::MOST_LANES;
+    use crate::rpc::fanout::target::{Call, News, Program};
     use crate::wire::nsm;
     use crate::wire::types::NsmState;
 

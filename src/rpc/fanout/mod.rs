@@ -50,19 +50,24 @@
 //! | `machine` | in and out; start reading here, at `Fanout::poll_transmit`, then `steps::answered` | pure |
 //! | `pace` | how long to wait: measured round trips, back-off | pure |
 //! | `queue` | what may be sent next, and the window | pure |
-//! | `driver` | sockets, resolver, TCP, time | tokio |
+//! | `sockets` | the UDP sockets | tokio |
+//! | `driver` | resolver, TCP, time | tokio |
+//! | `ask` | targets that are asked once | tokio |
 
+mod ask;
 mod driver;
 #[cfg(test)]
 pub(crate) mod farm;
 mod machine;
 mod pace;
 mod queue;
+mod sockets;
 mod state;
 mod steps;
 mod target;
 #[cfg(test)]
 mod tests;
 
-pub use driver::{DriverError, Outcome, TELLS_AFTER, ask, run};
+pub use ask::{Outcome, TELLS_AFTER, ask};
+pub use driver::{DriverError, run};
 pub use target::{Call, Event, Failure, Heard, Host, News, Program, RunOptions, Target};

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::driver::Outcome;
+use super::ask::Outcome;
 use super::farm::{Manner, STATE, rpcbind_answer, statd_answer};
 use super::machine::{NAME_REST, StreamCall, Transmit};
 use super::queue::Lane;
