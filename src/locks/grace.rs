@@ -5,8 +5,9 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::api::{Due, Totals};
+use super::covers::Covers;
 use super::result::SlicedResult;
-use super::run::{Covers, Run};
+use super::run::Run;
 use super::segment::{FileId, Segment};
 use super::spellings::MAX_LOOKED_AT;
 use super::table::LockTable;

@@ -32,7 +32,7 @@
 //!
 //! Pending is not written into a lock: a lock granted in an earlier epoch and in the run's scope is
 //! pending ([`run`]). Nor does the settle walk the locks it drops before its one instant: it leaves a
-//! description of them ([`run::Void`]) by which a file is purged when it is next looked at.
+//! description of them ([`covers::Void`]) by which a file is purged when it is next looked at.
 //!
 //! Where to start reading: [`LockTable::handle`], then the rest of [`requests`].
 
@@ -42,6 +42,7 @@ mod caps;
 mod clients;
 mod consent;
 mod coverage;
+mod covers;
 mod file;
 mod followed;
 mod freeing;

@@ -20,10 +20,11 @@ use std::ops::ControlFlow;
 
 use super::api::{ClientId, Process, Via};
 use super::clients::Client;
+use super::covers::{Covers, Void};
 use super::file::{self, Place};
 use super::listing::{Entry, Listed};
 use super::releasing::Releasing;
-use super::run::{Covers, How, Void};
+use super::run::How;
 use super::segment::{FileId, OwnerId, Segment};
 use super::table::{LockTable, STEP};
 use super::waiters::Waiter;

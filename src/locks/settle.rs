@@ -19,9 +19,10 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::covers::Void;
 use super::file::{self, Place};
 use super::result::SlicedResult;
-use super::run::{Run, Void};
+use super::run::Run;
 use super::segment::FileId;
 use super::settling::{Settling, Stage};
 use super::table::LockTable;

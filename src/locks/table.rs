@@ -12,13 +12,14 @@ use ahash::RandomState;
 
 use super::api::{ClientId, ClientView, Effect, Full, Limits, Totals};
 use super::clients::{Client, Clients};
+use super::covers::Void;
 use super::file::{File, Place};
 use super::late_window::{Forgotten, LateWindow};
 use super::long_waits::LongWaits;
 use super::mirror::Mirror;
 use super::owners::{OwnerKey, Owners};
 use super::releasing::Releasing;
-use super::run::{How, Run, Void};
+use super::run::{How, Run};
 use super::segment::{Few, FileId, OwnerId, Segment, Want};
 use super::segments::{Change, Segments};
 use super::waiters::Waiters;
