@@ -11,10 +11,11 @@
 //! (lockd cannot tell two machines there apart). Waiters are not in the table: lockd alone serves them, and what it has granted
 //! them unseen shows when it is reclaimed ([`queued`](super::queued)).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::callers::{Callers, Identity, MOST};
 use super::filter_link::LinkEvent;
 use super::open_calls::OpenCalls;
 use super::queued::Queued;
@@ -27,58 +28,18 @@ use crate::manager::knfsd::owners::{HeldLocks, OwnerKey, View};
 use crate::shares::Bounds;
 use crate::wire::control::{ClientRef, ClientRow, LockKind, LockPage, LockRow, LockState, LocksArgs, Scope};
 use crate::wire::nlm::Stat;
-use crate::wire::types::{Address, CallerName, FileHandle, NsmState};
+use crate::wire::types::{Address, CallerName, FileHandle};
 use crate::wire::xdr::{List, Maybe};
 
 /// lockd's own bounds count, so the account's never do.
 const ROOM: Bounds = Bounds { all: 64_000_000, host: 64_000_000 };
-/// Calls that wait for the end of a settle, and addresses of which anything is noted. Any host can fill these.
-const MOST: usize = 100_000;
-
-/// What an address showed of itself. Two of each tell that it is not one machine in one life.
-#[derive(Debug, Default)]
-struct Identity {
-    names: Vec<CallerName>,
-    states: BTreeSet<NsmState>,
-    /// When it was last heard to reclaim something.
-    reclaimed: Option<Duration>,
-}
-
-impl Identity {
-    fn is_called(&mut self, name: &CallerName) {
-        if let Some(known) = self.names.iter_mut().find(|known| known.matches(name)) {
-            // The whole name tells it from other machines that are called the same in short.
-            if known.as_str().len() < name.as_str().len() {
-                known.clone_from(name);
-            }
-        } else if self.names.len() < 2 {
-            self.names.push(name.clone());
-        }
-    }
-
-    fn is_in(&mut self, state: NsmState) {
-        if self.states.len() < 2 {
-            self.states.insert(state);
-        }
-    }
-}
-
-/// Why nothing of an address is dropped.
-#[derive(Debug)]
-struct Noted {
-    why: String,
-    /// Whether a reclaim may have been refused, or answered unseen: then the next runs keep its locks, too.
-    missed: bool,
-}
-
 #[derive(Debug)]
 pub(super) struct Account {
     pub(super) table: LockTable,
     ways: HashMap<Way, ClientId>,
-    seen: HashMap<IpAddr, Identity>,
+    pub(super) callers: Callers,
     calls: OpenCalls,
     queued: Queued,
-    unsure: BTreeMap<IpAddr, Noted>,
     /// Clients may reclaim from the beginning on: the run before this one has told them.
     pub(super) follows_drain: bool,
     /// What a run has pending, as the filter was told.
@@ -89,8 +50,10 @@ pub(super) struct Account {
     news: Vec<News>,
     /// When keeper or filter went on after they had not run for long.
     pub(super) stood_still: Option<Duration>,
-    /// Of a client that was heard to reclaim since then nothing is dropped.
-    spares_since: Duration,
+}
+
+fn is_client(table: &LockTable, address: IpAddr) -> bool {
+    !table.clients_at(address).is_empty()
 }
 
 impl Account {
@@ -103,17 +66,15 @@ impl Account {
         let mut account = Self {
             table: LockTable::new(limits, rand::random()),
             ways: HashMap::new(),
-            seen: HashMap::new(),
+            callers: Callers::new(),
             calls: OpenCalls::default(),
             queued: Queued::of(view),
-            unsure: BTreeMap::new(),
             follows_drain: false,
             claims: HashMap::new(),
             decided: Vec::new(),
             after_settle: VecDeque::new(),
             news: Vec::new(),
             stood_still: None,
-            spares_since: Duration::MAX,
         };
         for host in &view.hosts {
             let Some(client) = account.client(&host.way, &host.caller) else {
@@ -180,8 +141,7 @@ impl Account {
     }
 
     fn seen(&mut self, address: IpAddr) -> Option<&mut Identity> {
-        let may_come = self.seen.len() < MOST || !self.table.clients_at(address).is_empty();
-        if may_come { Some(self.seen.entry(address).or_default()) } else { self.seen.get_mut(&address) }
+        self.callers.seen(address, is_client(&self.table, address))
     }
 
     // --- what the filter tells
@@ -278,11 +238,7 @@ impl Account {
     }
 
     fn note(&mut self, address: IpAddr, why: &str, missed: bool) {
-        let weighs_more = |noted: &Noted| missed && !noted.missed;
-        let is_news = self.unsure.get(&address).is_none_or(weighs_more);
-        if is_news && (self.unsure.len() < MOST || !self.table.clients_at(address).is_empty()) {
-            self.unsure.insert(address, Noted { why: why.to_owned(), missed });
-        }
+        self.callers.note(address, is_client(&self.table, address), why, missed);
     }
 
     /// The same of all that call this address of the server.
@@ -306,41 +262,16 @@ impl Account {
 
     /// Why a reclaim from one of these addresses may have been refused, or answered unseen.
     pub(super) fn why_missed(&self, addresses: &[Address]) -> Option<String> {
-        let mut noted = addresses.iter().filter_map(|address| self.unsure.get(&address.0));
-        let noted = noted.find(|noted| noted.missed).map(|noted| noted.why.clone());
         let mut open = addresses.iter().flat_map(|address| self.calls.of(address.0));
-        noted.or_else(|| {
+        self.callers.why_missed(addresses).or_else(|| {
             open.any(|call| call.request.is_reclaim()).then(|| "lockd has not answered a reclaim of it".to_owned())
         })
     }
 
-    /// When a reclaim from one of these addresses was last heard.
-    pub(super) fn last_reclaim<'a>(&self, addresses: impl IntoIterator<Item = &'a Address>) -> Option<Duration> {
-        addresses.into_iter().filter_map(|address| self.seen.get(&address.0)?.reclaimed).max()
-    }
-
-    /// Of a client that is heard to reclaim after that nothing is dropped, until this is said anew: it has not had the time
-    /// to claim all.
-    pub(super) fn spare_who_reclaims(&mut self, since: Duration) {
-        self.spares_since = since;
-    }
-
     /// Why nothing of that address is dropped.
     pub(super) fn why_unsure(&self, address: IpAddr) -> Option<String> {
-        if let Some(noted) = self.unsure.get(&address) {
-            return Some(noted.why.clone());
-        }
-        if self.awaits_reply(address) {
-            return Some("lockd has not answered a call of it".to_owned());
-        }
-        let seen = self.seen.get(&address)?;
-        if seen.reclaimed.is_some_and(|at| at > self.spares_since) {
-            return Some("its client was still reclaiming when the run was to end".to_owned());
-        }
-        if let [first, other, ..] = seen.names.as_slice() {
-            return Some(format!("{first} and {other} both call from there"));
-        }
-        (seen.states.len() > 1).then(|| "calls with several NSM state numbers came from there".to_owned())
+        let open = || self.awaits_reply(address).then(|| "lockd has not answered a call of it".to_owned());
+        self.callers.why_noted(address).or_else(open).or_else(|| self.callers.why_seen(address))
     }
 
     fn apply(&mut self, now: Duration, call: Call, stat: Stat) {

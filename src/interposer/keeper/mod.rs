@@ -25,6 +25,7 @@
 //! | file | what | |
 //! |---|---|---|
 //! | `account` | the table that follows lockd | pure |
+//! | `callers` | who calls lockd, and why its locks are kept | pure |
 //! | `requests` | requests and locks, as the account's table has them | pure |
 //! | `open_calls` | calls that lockd has not answered yet | pure |
 //! | `queued` | requests that lockd has queued, and may grant unseen | pure |
@@ -46,6 +47,7 @@
 
 mod account;
 mod called;
+mod callers;
 mod doubt;
 mod draining;
 mod drops;
