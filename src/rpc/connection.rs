@@ -44,40 +44,20 @@ pub async fn serve_tcp(
     guests: Guests,
     arrivals: Arrivals,
     limits: Limits,
-    mut shutdown: watch::Receiver<bool>,
+    shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
     arrivals.watch(&listener)?;
-    let mut reader = arrivals.reader();
-    let shared = Shared::new(service, Some(cache), arrivals, limits, shutdown.clone());
-    let mut connections = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = stopped(&mut shutdown) => break,
-            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-            accepted = at_work(&mut reader, |cx| listener.poll_accept(cx)) => accepted,
-        };
-        let Some((stream, peer)) = accepted_or_pause(accepted).await else { continue };
-        let Some(peer) = scope::joined(peer).map(canonical) else { continue };
+    let shared = Shared::new(service, Some(cache), arrivals, limits, shutdown);
+    let let_in = |stream: &TcpStream, peer| {
+        let peer = canonical(scope::joined(peer)?);
         if !shared.service.admits(&Peer::Inet(peer)) {
-            continue;
+            return None;
         }
-        let guest = match guests.enter(Holder::Host(peer.ip()), limits.connections) {
-            Ok(guest) => guest,
-            Err(full) => {
-                tracing::debug!(%peer, ?full, "connection closed: too many are open");
-                continue;
-            }
-        };
-        if let Some(origin) = inet_origin(&stream, peer).filter(|_| shared.watches(&stream)) {
-            let shared = shared.clone();
-            connections.spawn(async move {
-                serve_connection(stream, origin, shared).await;
-                drop(guest);
-            });
-        }
-    }
-    drain(connections, limits.drain).await;
+        let full = |full: &Full| tracing::debug!(%peer, ?full, "connection closed: too many are open");
+        let guest = guests.enter(Holder::Host(peer.ip()), limits.connections).inspect_err(full).ok()?;
+        Some((inet_origin(stream, peer)?, guest))
+    };
+    accept_all(&shared, |cx| listener.poll_accept(cx), let_in).await;
     Ok(())
 }
 
@@ -97,41 +77,48 @@ pub async fn serve_unix(
     service: Arc<dyn Service>,
     arrivals: Arrivals,
     limits: Limits,
-    mut shutdown: watch::Receiver<bool>,
+    shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
     arrivals.watch(&listener)?;
-    let mut reader = arrivals.reader();
-    let shared = Shared::new(service, None, arrivals, limits, shutdown.clone());
+    let shared = Shared::new(service, None, arrivals, limits, shutdown);
     let guests = Guests::default();
+    let let_in = |stream: &UnixStream, _| {
+        let (uid, origin) = unix_origin(stream).filter(|(_, origin)| shared.service.admits(&origin.peer))?;
+        let full = |full: &Full| tracing::debug!(uid, ?full, "control connection closed: too many are open");
+        let guest = guests.enter(Holder::User(uid), limits.connections).inspect_err(full).ok()?;
+        Some((origin, guest))
+    };
+    accept_all(&shared, |cx| listener.poll_accept(cx), let_in).await;
+    Ok(())
+}
+
+/// Accepts connections, and serves those that are let in, until `shutdown` is true. Then waits for their end.
+async fn accept_all<S, A>(
+    shared: &Shared,
+    mut poll_accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<(S, A)>>,
+    let_in: impl Fn(&S, A) -> Option<(Origin, Guest)>,
+) where
+    S: AsyncRead + AsyncWrite + AsFd + Unpin + Send + Sync + 'static,
+{
+    let (mut reader, mut shutdown) = (shared.arrivals.reader(), shared.shutdown.clone());
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             biased;
             () = stopped(&mut shutdown) => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-            accepted = at_work(&mut reader, |cx| listener.poll_accept(cx)) => accepted,
+            accepted = at_work(&mut reader, &mut poll_accept) => accepted,
         };
-        let Some((stream, _)) = accepted_or_pause(accepted).await else { continue };
-        let Some((uid, origin)) = unix_origin(&stream).filter(|(_, origin)| shared.service.admits(&origin.peer)) else {
-            continue;
-        };
-        let guest = match guests.enter(Holder::User(uid), limits.connections) {
-            Ok(guest) => guest,
-            Err(full) => {
-                tracing::debug!(uid, ?full, "control connection closed: too many are open");
-                continue;
-            }
-        };
-        if shared.watches(&stream) {
-            let shared = shared.clone();
-            connections.spawn(async move {
-                serve_connection(stream, origin, shared).await;
-                drop(guest);
-            });
-        }
+        let Some((stream, peer)) = accepted_or_pause(accepted).await else { continue };
+        let guest = let_in(&stream, peer).filter(|_| shared.watches(&stream));
+        let Some((origin, guest)) = guest else { continue };
+        let shared = shared.clone();
+        connections.spawn(async move {
+            serve_connection(stream, origin, shared).await;
+            drop(guest);
+        });
     }
-    drain(connections, limits.drain).await;
-    Ok(())
+    drain(connections, shared.limits.drain).await;
 }
 
 /// Waits for what `poll` takes from a socket. The reader is at work until there is nothing to take.
