@@ -42,7 +42,7 @@
 //! - An order neither waits nor gives another order: the mutex is held meanwhile. After a panic of one, no other is
 //!   executed, because what it left may be half of something.
 //!
-//! Files, from the bottom up: `incoming`, `queue`, `records`, `refusals`, `watches`, `outside`, `moves`, `phase`,
+//! Files, from the bottom up: `incoming`, `queue`, `records`, `refusals`, `watches`, `embedder`, `moves`, `phase`,
 //! `archive` are what the owner has, and know nothing of it; `state` is the owner; `effects`, `calls`, `runs`, `endings`, `release` are its verbs;
 //! `handle` is the way to it, `control` what controllers ask over it; `owner` is its task.
 //!
