@@ -73,7 +73,7 @@ impl Void {
         self.gone.range((self.swept.map_or(Unbounded, Excluded), Unbounded)).next().copied()
     }
 
-    /// Whether the waiter is to be dropped. One that was asked for again since is not: its client is there.
+    /// Whether the waiter is to be dropped. One that asked since is not: its client is there.
     pub(super) fn is_void_waiter(&self, waiter: &Waiter) -> bool {
         waiter.want.lock.epoch < self.covers.epoch && self.gone.contains(&waiter.want.caller.client)
     }

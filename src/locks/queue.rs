@@ -63,11 +63,15 @@ impl LockTable {
         }
     }
 
-    /// The waiter that asked for exactly this.
-    pub(super) fn queued(&self, want: &Want) -> Option<u64> {
-        self.waiters.find(want.lock.owner, want.file, |w| {
-            w.want.lock.range == want.lock.range && w.want.lock.kind == want.lock.kind
-        })
+    /// The waiter that asked for exactly this. One that a run has dropped is none, also if it was not swept yet.
+    pub(super) fn queued(&mut self, want: &Want) -> Option<u64> {
+        let is_it = |w: &Waiter| w.want.lock.range == want.lock.range && w.want.lock.kind == want.lock.kind;
+        let id = self.waiters.find(want.lock.owner, want.file, is_it)?;
+        if self.waiters.get(id).is_some_and(|waiter| self.is_void_waiter(waiter)) {
+            self.drop_void_waiter(id);
+            return None;
+        }
+        Some(id)
     }
 
     /// Queues the request, unless that is one too many or would never end.

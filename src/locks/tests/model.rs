@@ -468,3 +468,24 @@ proptest! {
         play(&steps);
     }
 }
+
+#[test]
+fn a_client_that_is_taken_for_gone_waits_for_nothing_also_before_that_is_swept() {
+    let ask = |process, exclusive| Ask { process, range: bytes(0, 0), exclusive };
+    let (gone, other) = (ask(0, true), ask(3, true));
+    let begin = Begin { mode: Mode::Targeted, consent: true, include_unmonitored: false, scope: Covered::Everything };
+    let run = [Step::Begin(begin), Step::NoAnswer(gone.process), Step::Freeze, Step::Commit];
+    for then in [
+        vec![],
+        vec![Step::Cancel(gone)],
+        vec![Step::Unlock(gone)],
+        // Asked for again: its place is behind who waited all the time.
+        vec![Step::Wait(gone)],
+        vec![Step::Lock(gone), Step::Wait(gone), Step::Sweep],
+        vec![Step::Test(gone), Step::Wait(gone)],
+    ] {
+        let free = Step::Unlock(ask(2, false));
+        let steps = [Step::Lock(ask(2, false)), Step::Wait(gone), Step::Wait(other)].into_iter().chain(run);
+        play(&steps.chain(then).chain([free]).collect::<Vec<_>>());
+    }
+}
