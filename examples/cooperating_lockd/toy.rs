@@ -95,7 +95,7 @@ fn fate_row(fate: Fate, lock: &LockRow, other: Option<&LockRow>) -> LockFate {
         partial: false,
         late: false,
         owner: lock.owner.clone(),
-        other: Maybe(other.map(|other| other.owner.clone())),
+        other: Maybe(other.map(|other| Box::new(other.owner.clone()))),
         other_range: Maybe(other.map(|other| other.range)),
     }
 }

@@ -305,7 +305,7 @@ impl LockTable {
         let (other, range) = (other.and_then(|(owner, _)| self.owner_row(owner)), other.map(|(_, range)| range));
         let who = other.as_ref().map_or_else(|| what.to_owned(), |other| format!("{} {what}", other.name));
         let words = format!("{} may not reclaim {} of file {}: {who}", row.owner.name, row.range, row.file);
-        let row = LockFate { other: Maybe(other), other_range: Maybe(range), ..row };
+        let row = LockFate { other: Maybe(other.map(Box::new)), other_range: Maybe(range), ..row };
         let told = if let Some(run) = &mut self.run {
             run.conflict(want.caller.client, row)
         } else {

@@ -465,7 +465,7 @@ impl From<&LockFate> for LockReport {
             partial: row.partial,
             late: row.late,
             owner: Owner::from(&row.owner),
-            other: row.other.0.as_ref().map(Owner::from),
+            other: row.other.0.as_deref().map(Owner::from),
             other_start: row.other_range.0.map(|r| r.start),
             other_end: row.other_range.0.and_then(|r| shown_end(r.end)),
         }

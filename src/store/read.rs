@@ -219,7 +219,7 @@ impl Store {
         let keys = places(run, 0);
         let mut locks = query.query_map([keys.start(), keys.end()], |row| blob::<LockFate>(row, "row")).map_err(of)?;
         let is_named = |fate: &LockFate| {
-            let owners = [Some(&fate.owner), fate.other.0.as_ref()];
+            let owners = [Some(&fate.owner), fate.other.0.as_deref()];
             owners.into_iter().flatten().any(|owner| wanted.wants(owner.name.as_str(), Some(owner.address)))
         };
         let found = locks.find(|fate| fate.as_ref().map_or(true, is_named));

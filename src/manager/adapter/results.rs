@@ -180,7 +180,7 @@ fn lost(lock: &Lock, partial: bool, thief: Option<&LocalLock>) -> LockFate {
         partial,
         late: false,
         owner: owner("owner not known", 0),
-        other: Maybe(thief.map(|thief| owner(&local_name(thief), thief.pid))),
+        other: Maybe(thief.map(|thief| Box::new(owner(&local_name(thief), thief.pid)))),
         other_range: Maybe(thief.map(|thief| thief.lock.range())),
     }
 }

@@ -1,12 +1,13 @@
 //! The clients and locks of a manager, and the scope that selects some of them.
 
 use std::fmt;
+use std::io::{Read, Write};
 use std::str::FromStr;
 
 use super::pages::PAGE;
 use crate::wire::scope;
 use crate::wire::types::{Address, BadName, ByteRange, CallerName, FileHandle, NsmState, OwnerHandle, Svid, Transport};
-use crate::wire::xdr::{List, Maybe, Text, XdrCodec};
+use crate::wire::xdr::{CodecError, List, Maybe, Pack, Text, Unpack, XdrCodec};
 
 /// Most client or file references in a scope, and clients in a drop list.
 pub const MAX_REFS: usize = 100_000;
@@ -161,6 +162,21 @@ pub struct OwnerRow {
     pub svid: Svid,
     /// Its owner handle.
     pub oh: OwnerHandle,
+}
+
+impl Pack for Box<OwnerRow> {
+    fn packed_size(&self) -> usize {
+        (**self).packed_size()
+    }
+    fn pack(&self, out: &mut impl Write) -> Result<usize, CodecError> {
+        (**self).pack(out)
+    }
+}
+
+impl Unpack for Box<OwnerRow> {
+    fn unpack(input: &mut impl Read) -> Result<(Self, usize), CodecError> {
+        OwnerRow::unpack(input).map(|(row, read)| (Box::new(row), read))
+    }
 }
 
 /// A lock.

@@ -189,8 +189,8 @@ pub struct LockFate {
     pub late: bool,
     /// Whose.
     pub owner: OwnerRow,
-    /// For a conflict, the other owner that holds or pends the range.
-    pub other: Maybe<OwnerRow>,
+    /// For a conflict, the other owner that holds or pends the range. Boxed: most of a million rows have none.
+    pub other: Maybe<Box<OwnerRow>>,
     /// What the other holds (conflict).
     pub other_range: Maybe<ByteRange>,
 }
