@@ -35,14 +35,29 @@ impl HostsFile {
         Self { root: root.into(), read_at: None, names: HashMap::new() }
     }
 
+    /// The addresses of `name`, where the file has been read and is as it was then.
+    pub(super) fn known(&self, name: &str) -> Option<Vec<IpAddr>> {
+        let found = self.names.get(&name.to_ascii_lowercase())?;
+        (self.read_at == Some(self.stamps())).then(|| found.clone())
+    }
+
     /// The addresses of `name`. `None`: getaddrinfo has to say.
     pub(super) fn addresses(&mut self, name: &str) -> Option<Vec<IpAddr>> {
-        let stamps = [HOSTS, NSSWITCH].map(|file| stamp(&self.root.join(file)));
+        self.refresh();
+        self.names.get(&name.to_ascii_lowercase()).cloned()
+    }
+
+    /// Reads the file again if it has changed.
+    pub(super) fn refresh(&mut self) {
+        let stamps = self.stamps();
         if self.read_at != Some(stamps) {
             self.names = self.read();
             self.read_at = Some(stamps);
         }
-        self.names.get(&name.to_ascii_lowercase()).cloned()
+    }
+
+    fn stamps(&self) -> [Stamp; 2] {
+        [HOSTS, NSSWITCH].map(|file| stamp(&self.root.join(file)))
     }
 
     fn read(&self) -> HashMap<String, Vec<IpAddr>> {
@@ -133,8 +148,11 @@ mod tests {
     #[test]
     fn a_change_of_either_file_is_seen() {
         let (root, mut file) = etc("192.0.2.1 c1\n", "hosts: files dns\n");
+        assert_eq!(file.known("c1"), None, "it was not read yet");
         assert_eq!(file.addresses("c1"), Some(ips(&["192.0.2.1"])));
+        assert_eq!(file.known("C1"), Some(ips(&["192.0.2.1"])));
         std::fs::write(root.path().join(HOSTS), "192.0.2.22 c1\n").unwrap();
+        assert_eq!(file.known("c1"), None, "what it says now was not read yet");
         assert_eq!(file.addresses("c1"), Some(ips(&["192.0.2.22"])));
         std::fs::write(root.path().join(NSSWITCH), "hosts: dns\n").unwrap();
         assert_eq!(file.addresses("c1"), None);

@@ -5,7 +5,8 @@
 //! caller has long given up by then. So this process has [`PLACES`] places for look-ups, and a look-up keeps its
 //! place until getaddrinfo really returns: names that hang cost a bounded number of threads however often they are
 //! asked for. Waiting for a place is not a failure of the name that waits; it is one only if the resolver has
-//! answered nothing for [`STUCK_AFTER`]. A name in the hosts file costs no call of getaddrinfo (`hosts_file`).
+//! answered nothing for [`STUCK_AFTER`]. A name in the hosts file costs no call of getaddrinfo (`hosts_file`), and neither
+//! thread nor place once that file was read.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -30,6 +31,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 const MOST_ADDRESSES: usize = 3 * 16;
 /// A resolver that answers nothing for so long is stuck, as far as a name can tell that waits for a place.
 const STUCK_AFTER: Duration = Duration::from_secs(5);
+/// Longest wait for the hosts file.
+const READ_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why a name has no address. The text is for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +63,18 @@ pub(crate) async fn addresses(name: &CallerName, patience: Duration) -> Resolved
     RESOLVER.addresses(name, patience).await
 }
 
-/// The same where it does not matter why a name has no address. Takes no longer than `within` in all.
+/// What the hosts file says of the name, if it was read before and has not changed. Does not wait.
+pub(crate) fn known(name: &CallerName) -> Option<Vec<IpAddr>> {
+    RESOLVER.known(name.host()?)
+}
+
+/// Reads the hosts file, so that its names are [`known`]. Gives up after a second.
+pub(crate) async fn read_hosts_file() {
+    let hosts = RESOLVER.hosts.clone();
+    let _ = timeout(READ_PATIENCE, tokio::task::spawn_blocking(move || lock(&hosts).refresh())).await;
+}
+
+/// [`addresses`] where it does not matter why a name has none. Takes no longer than `within` in all.
 pub(crate) async fn look_up(name: &CallerName, within: Duration) -> Vec<IpAddr> {
     timeout(within, addresses(name, within)).await.ok().and_then(Result::ok).unwrap_or_default()
 }
@@ -92,10 +106,18 @@ impl Resolver {
         }
     }
 
+    /// Nothing is known as long as another thread reads the file.
+    fn known(&self, host: &str) -> Option<Vec<IpAddr>> {
+        self.hosts.try_lock().ok()?.known(host)
+    }
+
     async fn addresses(&self, name: &CallerName, patience: Duration) -> Resolved {
         let Some(host) = name.host() else {
             return Err(Unresolved::Unknown("it has bytes that no host's name has".to_owned()));
         };
+        if let Some(found) = self.known(host) {
+            return Ok(found);
+        }
         let (hosts, host) = (self.hosts.clone(), host.to_owned());
         let look_up = move || match lock(&hosts).addresses(&host) {
             Some(found) => Ok(found),
@@ -184,6 +206,20 @@ mod tests {
             let _ = gone.recv();
             Ok(Vec::new())
         })
+    }
+
+    #[tokio::test]
+    async fn a_name_of_the_hosts_file_takes_no_place() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("etc")).unwrap();
+        std::fs::write(root.path().join("etc/hosts"), "192.0.2.1 c1.lab\n").unwrap();
+        std::fs::write(root.path().join("etc/nsswitch.conf"), "hosts: files dns\n").unwrap();
+        let hosts = Arc::new(Mutex::new(HostsFile::new(root.path())));
+        let resolver = Resolver { hosts: hosts.clone(), ..Resolver::new(0) };
+        let found = timeout(Duration::from_millis(10), resolver.addresses(&name("c1.lab"), PATIENCE)).await;
+        assert!(found.is_err(), "the file was not read, and to read it takes a place");
+        lock(&hosts).refresh();
+        assert_eq!(resolver.addresses(&name("c1.lab"), PATIENCE).await, Ok(vec!["192.0.2.1".parse().unwrap()]));
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@
 //! One task owns the machine and its sockets, so nothing is locked. It goes round: take in
 //! everything that has come before more is asked for, let time pass, hand on events, send a burst. What is beyond a
 //! socket's window nobody here has asked for: it waits for the next round. A socket without room for sending delays no
-//! other. Names and TCP calls run in tasks of their own, few at a time, and only
+//! other. TCP calls and names that the hosts file does not have run in tasks of their own, few at a time, and only
 //! hand their findings in: a resolver that hangs delays its own names and no datagram. Open files
 //! are a handful of UDP sockets and at most [`STREAMS`] TCP connections, for any number of targets.
 //! The machine's clock stands still while the process does not run: what it could not hear then gives no host up.
@@ -69,6 +69,9 @@ pub async fn run(
     for target in &mut targets {
         let host = mem::replace(&mut target.host, Host::Addresses(Vec::new()));
         target.host = host.canonical();
+    }
+    if targets.iter().any(|target| matches!(target.host, Host::Name(_))) {
+        resolver::read_hosts_file().await;
     }
     let sockets = Sockets::open(&targets, BUFFER).map_err(DriverError::Socket)?;
     let sources: HashSet<IpAddr> = targets.iter().flat_map(|t| t.calls.iter().filter_map(|call| call.from)).collect();
@@ -151,8 +154,8 @@ impl Driver {
             if self.fanout.is_done() && !self.fanout.has_events() {
                 return Ok(Vec::new());
             }
-            self.start_tasks(now);
-            if self.send_burst() {
+            let more_names = self.start_tasks(now);
+            if self.send_burst() || more_names {
                 // Also lets the runtime see which sockets have become readable.
                 tokio::task::yield_now().await;
                 continue;
@@ -283,10 +286,17 @@ impl Driver {
         Ok(())
     }
 
-    fn start_tasks(&mut self, now: Duration) {
-        while let Some(lookup) = self.fanout.poll_lookup() {
-            self.tasks.spawn(look_up(lookup, self.finder.clone()));
-        }
+    /// Whether there may be more names to look up at once.
+    fn start_tasks(&mut self, now: Duration) -> bool {
+        let more_names = (0..BURST).all(|_| {
+            let Some(lookup) = self.fanout.poll_lookup() else { return false };
+            let known = CallerName::typed(&lookup.name).ok().and_then(|name| resolver::known(&name));
+            match known {
+                Some(found) => self.hand_in(Finding::Addresses(lookup.token, Ok(found))),
+                None => _ = self.tasks.spawn(look_up(lookup, self.finder.clone())),
+            }
+            true
+        });
         while let Some(call) = self.fanout.poll_stream(now) {
             let finder = self.finder.clone();
             self.tasks.spawn(async move {
@@ -296,6 +306,7 @@ impl Driver {
             });
         }
         while self.tasks.try_join_next().is_some() {}
+        more_names
     }
 }
 
