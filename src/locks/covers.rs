@@ -1,4 +1,4 @@
-//! What a run covers, which tells what is pending; and what its drop left in the files, when there is no run any more.
+//! What a run covers, which tells what is pending; and what its drop, or a release, has left in the files.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Bound::{Excluded, Unbounded};

@@ -241,7 +241,7 @@ impl LockTable {
             Entry::Lock(s) if self.is_pending(file, s) => (s, LockState::Pending),
             Entry::Lock(s) if s.offered => (s, LockState::Offered),
             Entry::Lock(s) => (s, LockState::Held),
-            Entry::Waiter(w) if w.offered => return None,
+            Entry::Waiter(w) if w.offered || self.is_void_waiter(w) => return None,
             Entry::Waiter(w) => (&w.want.lock, LockState::Waiting),
         };
         let Segment { client, owner, kind, range, monitored, .. } = *segment;

@@ -63,7 +63,8 @@ impl LockTable {
         }
     }
 
-    /// The waiter that asked for exactly this. One that a run has dropped is none, also if it was not swept yet.
+    /// The waiter that asked for exactly this. One that a run or a release has dropped is none, also before it is
+    /// swept.
     pub(super) fn queued(&mut self, want: &Want) -> Option<u64> {
         let is_it = |w: &Waiter| w.want.lock.range == want.lock.range && w.want.lock.kind == want.lock.kind;
         let id = self.waiters.find(want.lock.owner, want.file, is_it)?;
@@ -265,12 +266,12 @@ impl LockTable {
         }
     }
 
-    fn is_void_waiter(&self, waiter: &Waiter) -> bool {
+    pub(super) fn is_void_waiter(&self, waiter: &Waiter) -> bool {
         self.void.as_ref().is_some_and(|void| void.is_void_waiter(waiter))
     }
 
     /// It is dropped, and so is what its owner had in place of the offer, if that was dropped with others.
-    fn drop_void_waiter(&mut self, id: u64) {
+    pub(super) fn drop_void_waiter(&mut self, id: u64) {
         if let (Some(void), Some(waiter)) = (&self.void, self.waiters.get_mut(id)) {
             let file = waiter.want.file;
             waiter.had.retain(|had| !void.is_void(file, had));

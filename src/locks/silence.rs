@@ -62,7 +62,8 @@ impl LockTable {
             let due = self.long_waits.next_due().filter(|(at, _)| *at <= now);
             let Some((_, waiter)) = due else { return };
             let before = self.long_waits.forget(waiter);
-            let Some(want) = self.waiters.get(waiter).map(|waiter| waiter.want) else { continue };
+            let waits = self.waiters.get(waiter).filter(|waiter| !self.is_void_waiter(waiter));
+            let Some(want) = waits.map(|waiter| waiter.want) else { continue };
             let holders: BTreeSet<ClientId> = self.in_the_way(&want).map(|s| s.client).take(MAX_SUSPECTS).collect();
             let (mut again, mut silent) = (now + LONG, Vec::new());
             for holder in holders {

@@ -281,8 +281,9 @@ impl LockTable {
 
     fn waits(&self, owner: OwnerId, Place { file, range, kind }: Place, just: bool) -> bool {
         let there = |lock: &Segment| lock.range.overlaps(range) && lock.kind.same_sort(kind);
-        let waiter = self.waiters.find(owner, file, |w| there(&w.want.lock) && (!just || w.want.lock.range == range));
-        waiter.is_some()
+        let is_it =
+            |w: &Waiter| there(&w.want.lock) && (!just || w.want.lock.range == range) && !self.is_void_waiter(w);
+        self.waiters.find(owner, file, is_it).is_some()
     }
 
     /// The other owners at the address that number their process alike: of its clients, under any name.
@@ -403,6 +404,16 @@ impl LockTable {
     }
 
     fn move_waiters(&mut self, want: &Want, sibling: OwnerId) {
+        // What was dropped must not be moved, nor take the place of what waits.
+        let its = [sibling, want.lock.owner].into_iter().flat_map(|owner| self.waiters.of_owner(owner));
+        let void = its.filter(|(_, waiter)| self.is_void_waiter(waiter)).map(|(id, waiter)| (id, waiter.want.file));
+        for (id, file) in void.collect::<Vec<_>>() {
+            self.drop_void_waiter(id);
+            // The call's own file is closed when the call is done.
+            if file != want.file {
+                self.close(file);
+            }
+        }
         let waiters = self.waiters.of_owner(sibling).map(|(id, w)| (id, w.want));
         let waiters: Vec<(u64, Want)> = waiters.filter(|(_, w)| w.lock.kind.same_sort(want.lock.kind)).collect();
         for (id, waits) in waiters {

@@ -37,7 +37,7 @@ const ROOM: Bounds = Bounds { all: 64_000_000, host: 64_000_000 };
 pub(super) struct Account {
     pub(super) table: LockTable,
     ways: HashMap<Way, ClientId>,
-    pub(super) callers: Callers,
+    callers: Callers,
     calls: OpenCalls,
     queued: Queued,
     /// Clients may reclaim from the beginning on: the run before this one has told them.
@@ -266,6 +266,16 @@ impl Account {
         self.callers.why_missed(addresses).or_else(|| {
             open.any(|call| call.request.is_reclaim()).then(|| "lockd has not answered a reclaim of it".to_owned())
         })
+    }
+
+    /// When a reclaim from one of these addresses was last heard.
+    pub(super) fn last_reclaim<'a>(&self, addresses: impl IntoIterator<Item = &'a Address>) -> Option<Duration> {
+        self.callers.last_reclaim(addresses)
+    }
+
+    /// Nothing of a client is dropped that is heard to reclaim after that.
+    pub(super) fn spare_who_reclaims(&mut self, since: Duration) {
+        self.callers.spare_who_reclaims(since);
     }
 
     /// Why nothing of that address is dropped.

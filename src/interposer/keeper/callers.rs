@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::wire::types::{Address, CallerName, NsmState};
 
-/// Calls that wait for the end of a settle, and addresses of which anything is noted. Any host can fill these.
+/// Addresses of which anything is noted, and what else any host can fill in an account.
 pub(super) const MOST: usize = 100_000;
 
 /// What an address showed of itself. Two of each tell that it is not one machine in one life.

@@ -55,7 +55,7 @@ impl Keeper {
     /// The drain ends, and these were heard to reclaim since then: what they claim next is refused.
     pub(super) fn doubt_who_reclaims(&mut self, since: Duration) {
         self.doubt_each(|account, addresses| {
-            let reclaims = account.callers.last_reclaim(addresses).is_some_and(|at| at > since);
+            let reclaims = account.last_reclaim(addresses).is_some_and(|at| at > since);
             reclaims.then(|| "it was still reclaiming when late reclaims were no longer granted".to_owned())
         });
     }

@@ -47,7 +47,7 @@ impl Keeper {
         self.take_in().await;
         let Some(active) = &self.active else { return };
         let clients = active.journal.clients.as_slice().iter();
-        let reclaimed = active.account.callers.last_reclaim(clients.flat_map(|client| client.addresses.as_slice()));
+        let reclaimed = active.account.last_reclaim(clients.flat_map(|client| client.addresses.as_slice()));
         let most = active.began + 2 * active.latest() + AFTERMATH;
         match reclaimed.max(active.account.stood_still).map(|at| most.min(at + AFTERMATH)) {
             Some(until) if until > now => self.drain_until(until),

@@ -90,7 +90,7 @@ impl Keeper {
         if let Some(active) = &mut self.active {
             // As long as an ack counts for a late one. It bites where the latest deadline did not let reclaims move it.
             let grace = Duration::from_millis(active.journal.args.grace_ms);
-            active.account.callers.spare_who_reclaims(began.saturating_sub(policy::patience(grace)));
+            active.account.spare_who_reclaims(began.saturating_sub(policy::patience(grace)));
         }
         let losers = self.would_lose(terms)?;
         let held = self.hold(losers).await;

@@ -695,6 +695,8 @@ async fn an_older_versions_record_of_several_addresses_is_one_for_each_and_stays
 async fn a_result_that_an_older_version_left_is_read_by_this_one() {
     let dir = tempfile::tempdir().unwrap();
     let client = |number: u32| ClientResult {
+        name: CallerName::new("c.example.org").unwrap(),
+        address: "2001:db8::1".parse().unwrap(),
         suspect: true,
         reaction: Reaction::Unclear,
         counts: Counts { in_scope: 3, kept: 3, ..Counts::default() },

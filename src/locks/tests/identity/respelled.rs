@@ -265,3 +265,41 @@ fn unlock_of_reader(m: Machine, svid: i32, oh: &str) -> Call {
     let Call::Lock { wanted, .. } = owner_call(m, (svid, oh), "f", R, false, false) else { panic!("a LOCK") };
     Call::Unlock(wanted)
 }
+
+#[test]
+fn what_a_release_dropped_is_not_moved_to_another_spelling_nor_in_the_way_of_what_waits_there() {
+    let part = |r: ByteRange| Call::Unlock(wanted(P("any", 1), "f", r, true));
+    let wait = |from| match lock(from, "f", false) {
+        Call::Lock { wanted, monitored, state, cookie, .. } => {
+            Call::Lock { wanted, block: true, reclaim: false, monitored, state, cookie }
+        }
+        other => panic!("{other:?}"),
+    };
+    let address = World::address("h").to_string().leak();
+    let at = |name| Machine { address, name, state: 11 };
+    let (before, now) = (at("h"), at("h.example.org"));
+    let holder = Machine { address: "192.0.2.99", name: "holder", state: 3 };
+    let blocked = || {
+        let mut w = World::new();
+        w.take(holder, "f");
+        assert_eq!(w.send(before, &wait(before)), Verdict::Blocked);
+        w.void_all_of("h");
+        w
+    };
+    let rest = |mut w: World| {
+        while !w.table.settle_sweep(1) {}
+        w.check();
+        w.give_back(holder, "f");
+        w.offers().len()
+    };
+    let waiting = |w: &World| w.rows().iter().filter(|row| row.state == LockState::Waiting).count();
+
+    let mut w = blocked();
+    assert_eq!(waiting(&w), 0, "it is not listed either");
+    w.send(now, &part(ByteRange { start: 0, end: u64::MAX }));
+    assert_eq!(rest(w), 0, "nobody waits any more");
+
+    let mut w = blocked();
+    assert_eq!(w.send(now, &wait(now)), Verdict::Blocked);
+    assert_eq!(rest(w), 1, "it has asked again, under its new name");
+}
