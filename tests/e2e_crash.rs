@@ -137,6 +137,9 @@ async fn a_signal_after_the_first_notice_leaves_and_tells_how_to_resume() {
     run.signal(Signal::SIGINT);
     let ran = run.end().await.exits(1);
     assert!(ran.stderr.contains("--resume"), "{ran:#?}");
+    assert_eq!(ran.locks("reclaimed") + ran.locks("unverified"), 4, "{ran:#?}");
+    let clients = ran.json()["clients"].as_array().unwrap().clone();
+    assert!(clients.iter().all(|client| client["locks"].is_null()), "what each has left was not asked: {clients:#?}");
     let ran = world.run(&["resync", "--resume"]).await.exits(3);
     assert_eq!((ran.locks("reclaimed"), ran.locks("kept")), (2, 2));
 }

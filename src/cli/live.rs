@@ -41,14 +41,14 @@ fn line(p: &Progress) -> String {
         Phase::Begun | Phase::Notifying | Phase::Reclaiming | Phase::Settling => {
             let gave_up = if p.given_up > 0 { format!(" ({} given up)", p.given_up) } else { String::new() };
             format!(
-                "{}: grace {} of {} left, {} of {} acked{gave_up}, {} of {} pending",
+                "{}: {} of {} pending, {} of {} acked{gave_up}, {} of {} left",
                 p.phase,
-                units::duration(whole(p.grace_remaining + Duration::from_millis(499))),
-                units::duration(whole(p.grace_total)),
+                p.pending,
+                count(p.in_scope, "lock"),
                 p.acked,
                 count(p.clients, "client"),
-                p.pending,
-                count(p.in_scope, "lock")
+                units::duration(whole(p.grace_remaining + Duration::from_millis(499))),
+                units::duration(whole(p.grace_total)),
             )
         }
     }
@@ -96,7 +96,7 @@ async fn as_lines(mut progress: watch::Receiver<Progress>, mut say: impl FnMut(&
 async fn on_terminal(mut progress: watch::Receiver<Progress>) {
     let Drawn(bar) = &Drawn(ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()));
     // Cut at the terminal's width as it is now: what wraps is not cleared.
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {bar:24} {wide_msg}") {
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {bar:10} {wide_msg}") {
         bar.set_style(style);
     }
     let mut clock = interval(CLOCK_EVERY);
@@ -148,14 +148,11 @@ mod tests {
     };
 
     #[test]
-    fn a_line_says_phase_grace_clients_and_locks() {
-        assert_eq!(
-            line(&NOTIFYING),
-            "notifying: grace 90 s of 90 s left, 12 of 50 clients acked, 700 of 995 locks pending"
-        );
+    fn a_line_says_phase_locks_clients_and_grace() {
+        assert_eq!(line(&NOTIFYING), "notifying: 700 of 995 locks pending, 12 of 50 clients acked, 90 s of 90 s left");
         assert_eq!(
             line(&Progress { given_up: 3, phase: Phase::Reclaiming, ..NOTIFYING }),
-            "reclaiming: grace 90 s of 90 s left, 12 of 50 clients acked (3 given up), 700 of 995 locks pending"
+            "reclaiming: 700 of 995 locks pending, 12 of 50 clients acked (3 given up), 90 s of 90 s left"
         );
         assert_eq!(line(&Progress::START), "planned");
     }

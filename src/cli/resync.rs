@@ -101,8 +101,8 @@ fn finish(context: &Context, report: &RunReport) -> Result<u8, Failure> {
     context.print_done(report, report.run.exit.unwrap_or(1))?;
     if report.run.outcome == Some(Outcome::Interrupted) {
         context.say(&format!(
-            "run {} continues without nlmctl until its deadline; to resume it: nlmctl resync --resume (with the same \
-             --control, --db and --name)",
+            "run {} continues without nlmctl until its deadline, as long as the lock manager runs; to resume it: \
+             nlmctl resync --resume (with the same --control, --db and --name)",
             report.run.id
         ));
     }

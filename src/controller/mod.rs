@@ -369,6 +369,10 @@ async fn close(record: &Record, run: RunId, driven: Ended) -> Result<RunReport, 
             let mut report = record.with(move |store| store.report(run)).await?;
             report.run.outcome = Some(Outcome::Interrupted);
             report.run.reason = Some(why);
+            // The record knows of each client what the begin told, and these sums are newer.
+            if counts.is_some() {
+                report.clients.iter_mut().for_each(|client| client.locks = None);
+            }
             let locks = counts.map_or(report.locks, Into::into);
             return Ok(RunReport::new(report.run, report.state, locks, report.clients, false));
         }

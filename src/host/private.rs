@@ -38,7 +38,10 @@ pub fn check_folder(path: &Path) -> io::Result<()> {
     owned(&meta)?;
     if meta.mode() & WRITE_OF_OTHERS != 0 {
         let mode = meta.mode() & 0o7777;
-        return Err(refused(format!("other users can write in it (mode {mode:04o}): chmod go-w {}", path.display())));
+        // A sticky folder, such as /tmp, is meant to be everybody's.
+        let is_shared = mode & STICKY != 0 || meta.uid() != nix::unistd::geteuid().as_raw();
+        let remedy = if is_shared { String::new() } else { format!(": chmod go-w {}", path.display()) };
+        return Err(refused(format!("other users can write in it (mode {mode:04o}){remedy}")));
     }
     Ok(())
 }
@@ -180,7 +183,12 @@ mod tests {
             fs::set_permissions(home.path(), Permissions::from_mode(bits)).unwrap();
             let checked = private_folder(home.path());
             assert_eq!(checked.is_ok(), fine, "{bits:o}");
-            assert!(fine || checked.unwrap_err().to_string().contains("chmod go-w"));
+            let Err(error) = checked else { continue };
+            assert_eq!(
+                error.to_string().contains("chmod go-w"),
+                bits != 0o1777,
+                "nobody is to take /tmp from all users"
+            );
         }
     }
 

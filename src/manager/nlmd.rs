@@ -8,7 +8,8 @@
 //! A call that only reads is made once more over a new connection if the old one turns out to be
 //! broken (the manager was restarted). One that changes something is not: it may have been acted on.
 
-use std::path::PathBuf;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,10 @@ use crate::wire::xdr::{Pack, Unpack, Void, decode};
 
 /// How long a connection to a local socket may take: it waits only where the manager is stopped or has too many.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+fn is_socket(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| found.file_type().is_socket())
+}
 
 /// A connection, made when it is needed.
 #[derive(Debug, Default)]
@@ -84,6 +89,10 @@ impl Nlmd {
     fn unreachable(&self, error: &CallError) -> ManagerError {
         let remedy = match error {
             CallError::NotThere => "start nlmd, or give the path of its socket with --control",
+            CallError::Refused | CallError::RefusedNow if !is_socket(&self.path) => {
+                "this is not a socket: give the path of nlmd's control socket (--control), /run/nlmd/control.sock for \
+                 example"
+            }
             CallError::Refused | CallError::RefusedNow => "nlmd has ended and left its socket behind: start it again",
             CallError::PermissionDenied => {
                 "run this as root or as the user nlmd runs as, or ask its read-only socket (--control)"

@@ -234,7 +234,7 @@ pub struct ClientReport {
     pub attempts: u32,
     /// From begin to its last ack.
     pub acked_ms: Option<u64>,
-    /// The fate of its locks; none if the lock manager does not know who owns a lock.
+    /// The fate of its locks; none if the lock manager does not know who owns a lock, or nlmctl ended before the run.
     pub locks: Option<LockTally>,
     /// Locks that were pending when the run settled, by the server address that the client called for them.
     pub paths: Vec<PathReport>,

@@ -150,7 +150,9 @@ impl StoreError {
                 Some(pid) => format!("wait until process {pid} is done, or stop it"),
                 None => "wait until it is done".to_owned(),
             },
-            Self::Unsafe { .. } => "correct that, or name a database in a directory of your own with --db".to_owned(),
+            Self::Unsafe { .. } => {
+                "name a database with --db in a folder that only you can write in, or correct what is said".to_owned()
+            }
             Self::Io { path, .. } => format!("check permissions of {} and its directory", path.display()),
             Self::UnknownRun { .. } => {
                 "`nlmctl runs list` and `nlmctl runs releases` show what the record has; --db names another record"

@@ -230,18 +230,24 @@ impl ReleasePlan {
             HostAnswer::Answers => format!("{} answers", client.name),
             HostAnswer::NoAnswer | HostAnswer::NotAsked => format!("{} could not be asked", client.name),
         };
+        let remedy = match named.as_slice() {
+            [first, ..] if self.targeted => format!(
+                "use `nlmctl resync --client {}`, which frees only the locks that the client does not reclaim; if you \
+                 are sure that the locks are stale, add --live",
+                first.name
+            ),
+            _ => {
+                "if you are sure that the locks are stale, add --live; or use a run over everything (`nlmctl resync`), \
+                  in which a running client reclaims its locks"
+                    .to_owned()
+            }
+        };
         Err(Failure::refused(
             format!(
                 "{}: its processes would continue as if they held the released locks; nothing was released",
                 units::first(named.iter().map(shown), 5)
             ),
-            if self.targeted {
-                "use `nlmctl resync --client NAME`, which frees only the locks that the client does not reclaim; if you \
-                 are sure that the locks are stale, add --live"
-            } else {
-                "if you are sure that the locks are stale, add --live; or use a run over everything (`nlmctl resync`), \
-                 in which a running client reclaims its locks"
-            },
+            remedy,
         ))
     }
 

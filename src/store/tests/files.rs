@@ -163,6 +163,6 @@ fn a_record_where_others_can_write_is_refused_with_what_to_do() {
     set_mode(place.dir.path(), 0o1777);
     let error = Store::open(&place.path()).unwrap_err();
     assert!(matches!(error, StoreError::Unsafe { .. }));
-    assert!(error.to_string().contains("chmod go-w"), "{error}");
+    assert!(error.to_string().contains("other users can write in it (mode 1777)"), "{error}");
     assert!(!place.path().exists());
 }
