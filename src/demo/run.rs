@@ -43,6 +43,9 @@ pub struct Played {
     pub report: RunReport,
     /// What the witness says.
     pub check: Check,
+    /// Whether the run's record is kept.
+    #[serde(skip)]
+    pub is_recorded: bool,
 }
 
 impl Played {
@@ -63,7 +66,7 @@ impl Played {
 impl Render for Played {
     fn show(&self, view: &View) -> String {
         let Check { believed, held, lost, stuck, clients_disagreeing } = self.check;
-        let mut out = self.report.show(view);
+        let mut out = if self.is_recorded { self.report.show(view) } else { self.report.show_unrecorded(view) };
         let _ = writeln!(out, "\ncheck: the simulated clients believe in {believed} locks, nlmd holds {held}");
         let _ = match (self.agrees(), clients_disagreeing) {
             (true, 0) => writeln!(out, "  no client disagrees with nlmd"),
@@ -134,5 +137,5 @@ pub async fn play(script: &Script, nlmctl: &Path, progress: watch::Sender<Progre
     let check = compare(&stage.farm, &*manager).await?;
     // Its end is of no more interest: dropping it kills what a request did not end.
     let _ = stage.server.stop().await;
-    Ok(Played { report, check })
+    Ok(Played { report, check, is_recorded: script.db.is_some() })
 }

@@ -188,7 +188,7 @@ fn client_row(client: &ClientReport) -> [String; 15] {
 }
 
 /// The first of those that were dropped, and where the rest is.
-fn lost(out: &mut String, run: &RunReport, view: &View) {
+fn lost(out: &mut String, run: &RunReport, is_recorded: bool, view: &View) {
     if run.lost.is_empty() {
         return;
     }
@@ -200,7 +200,7 @@ fn lost(out: &mut String, run: &RunReport, view: &View) {
         table.row([file(lock), lock.owner.name.clone(), range(lock.start, lock.end)]);
     }
     out.push_str(&table.render(view.width));
-    if all > shown {
+    if all > shown && is_recorded {
         line!(out, "all of them: nlmctl runs show {}", run.run.id);
     }
 }
@@ -209,8 +209,8 @@ fn file(lock: &LockReport) -> String {
     lock.inode.as_ref().unwrap_or(&lock.file).clone()
 }
 
-/// `shown`: what of its clients and locks is in it, where that is not all.
-fn report(run: &RunReport, all_clients: bool, shown: Option<&str>, view: &View) -> String {
+/// `shown`: what of its clients and locks is in it, where that is not all. `is_recorded`: whether its record is kept.
+fn report(run: &RunReport, all_clients: bool, shown: Option<&str>, is_recorded: bool, view: &View) -> String {
     let mut out = String::new();
     head(&mut out, &run.run, run.state, view);
     if let Some(shown) = shown {
@@ -222,7 +222,7 @@ fn report(run: &RunReport, all_clients: bool, shown: Option<&str>, view: &View) 
         clients(&mut out, run, all_clients, view);
     }
     if !all_clients {
-        lost(&mut out, run, view);
+        lost(&mut out, run, is_recorded, view);
     }
     if run.locks.dropped + run.locks.conflicts > 0 {
         line!(out, "\nwhat to do on a client that lost a lock: man 7 nlmctl-lost-locks");
@@ -232,7 +232,14 @@ fn report(run: &RunReport, all_clients: bool, shown: Option<&str>, view: &View) 
 
 impl Render for RunReport {
     fn show(&self, view: &View) -> String {
-        report(self, false, None, view)
+        report(self, false, None, true, view)
+    }
+}
+
+impl RunReport {
+    /// What is printed of a run whose record is not kept.
+    pub fn show_unrecorded(&self, view: &View) -> String {
+        report(self, false, None, false, view)
     }
 }
 
@@ -298,7 +305,7 @@ impl<R: Rows<Row = LockReport>> Render for RunDetail<R> {
             layout.see(&layout.row(lock_row(&lock)));
             Ok(())
         })?;
-        out.write_all(report(&self.report, true, self.shown.as_deref(), view).as_bytes())?;
+        out.write_all(report(&self.report, true, self.shown.as_deref(), true, view).as_bytes())?;
         if !is_empty {
             writeln!(out)?;
             layout.write_heading(out, view.width)?;
