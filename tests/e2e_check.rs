@@ -4,6 +4,7 @@
 mod common;
 
 use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use common::{Running, World, nlmctl, own};
@@ -84,6 +85,31 @@ async fn without_a_lock_manager_the_rest_is_looked_at_and_the_exit_code_is_5() {
     assert!(report["check"]["findings"][0]["seen"].as_str().unwrap().contains("nobody.sock"));
     assert_eq!(of(&report, "record-room").len(), 1);
     assert!(!dir.path().join("runs.db").exists(), "no record is made for looking");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_no_run_can_use_is_a_problem_and_stays_as_it_is() {
+    let world = World::locked(1, 1).await;
+    let dir = tempfile::tempdir().unwrap();
+    let [damaged, newer, missing, shared] =
+        ["damaged.db", "newer.db", "missing/runs.db", "shared/runs.db"].map(|name| dir.path().join(name));
+    std::fs::write(&damaged, "not a database").unwrap();
+    let database = rusqlite::Connection::open(&newer).unwrap();
+    database.execute_batch("PRAGMA user_version = 9999").unwrap();
+    drop(database);
+    let folder = shared.parent().unwrap();
+    std::fs::create_dir(folder).unwrap();
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o1777)).unwrap();
+    for record in [damaged, newer, missing, shared] {
+        let before = std::fs::read(&record).ok();
+        let run = |args: &[&str]| Running::start(world.nlmctl_with(&world.server.control(), &record, args)).end();
+        let report = run(&["check"]).await.exits(4).json();
+        assert_eq!(of(&report, "record-room")[0].0, "problem", "{record:?}");
+        let planned = run(&["resync", "--dry-run"]).await.exits(0);
+        assert!(planned.stderr.contains("the run itself would fail"), "{planned:?}");
+        assert!(std::fs::read(&record).ok() == before, "{record:?} is another one now");
+        run(&["resync", "--yes"]).await.exits(1);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

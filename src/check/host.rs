@@ -296,16 +296,22 @@ fn room(kind: Kind, places: &Places) -> Vec<Finding> {
         Kind::Nlmd => places.root.join(NLMD_STATE),
         Kind::Knfsd | Kind::Ganesha => places.root.join("var/lib/nfs"),
     };
-    let mut findings = vec![record_place(&places.record)];
+    let mut findings = vec![match &places.record {
+        Ok(record) => record_place(record),
+        Err(fault) => Finding::new(RECORD, Severity::Problem, fault.message.clone(), &fault.remedy),
+    }];
     if state.is_dir() {
         findings.push(room_at("state-room", "the lock manager's state", &state));
     }
     findings
 }
 
+/// What is said of the record.
+const RECORD: &str = "record-room";
+
 /// The record's folder, or the nearest one above it that is there: it is made where it is missing.
 fn record_place(record: &Path) -> Finding {
-    let about = "record-room";
+    let about = RECORD;
     let mut folder = folder_of(record).to_path_buf();
     while !folder.is_dir() {
         if !folder.pop() {
@@ -378,7 +384,7 @@ mod tests {
             let places = Places {
                 control: std::path::PathBuf::new(),
                 root: self.0.path().to_owned(),
-                record: self.0.path().join("not/made/yet/runs.db"),
+                record: Ok(self.0.path().join("not/made/yet/runs.db")),
                 rpcbind_port: 111,
                 names: Vec::new(),
                 patience: std::time::Duration::from_secs(1),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::manager::LockManager;
-use crate::report::Severity;
+use crate::report::{Failure, Severity};
 use crate::units;
 use crate::wire::types::CallerName;
 
@@ -16,8 +16,8 @@ pub struct Places {
     pub control: PathBuf,
     /// The root of the file system; `/` outside tests.
     pub root: PathBuf,
-    /// The record of runs.
-    pub record: PathBuf,
+    /// The record of runs, or why no run can use it.
+    pub record: Result<PathBuf, Failure>,
     /// The port of the clients' rpcbind, and of this host's.
     pub rpcbind_port: u16,
     /// The names that were given by `--name`.

@@ -149,7 +149,14 @@ mod tests {
 
     fn places(rpcbind_port: u16, root: &std::path::Path) -> Places {
         let (patience, control) = (Duration::from_secs(10), root.join("control.sock"));
-        Places { root: root.into(), record: root.join("runs.db"), control, rpcbind_port, names: Vec::new(), patience }
+        Places {
+            root: root.into(),
+            record: Ok(root.join("runs.db")),
+            control,
+            rpcbind_port,
+            names: Vec::new(),
+            patience,
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub(super) async fn run(context: &Context) -> Result<u8, Failure> {
     let places = Places {
         root: PathBuf::from("/"),
         control: context.settings.control.clone(),
-        record: context.settings.record_path()?,
+        record: context.usable_record().await,
         rpcbind_port: context.settings.rpcbind_port,
         names: context.settings.names.clone(),
         patience: Options::default().probe_timeout,

@@ -55,6 +55,16 @@ impl Context {
         blocking(move || work(Store::open(&settings.record_path_made()?)?)).await
     }
 
+    /// Where the record is, if a run can use it or make it. Nothing is made or changed.
+    pub(super) async fn usable_record(&self) -> Result<PathBuf, Failure> {
+        let (record, makes_folder) = (self.settings.record_path()?, self.settings.db.is_none());
+        blocking(move || {
+            Store::examine(&record, makes_folder)?;
+            Ok(record)
+        })
+        .await
+    }
+
     /// Prints a value on stdout, as text or as JSON. It is written as it comes: there may be much of it.
     pub(super) fn print<T: Render + Serialize>(&self, value: &T) -> Result<(), Failure> {
         if self.settings.json {

@@ -20,6 +20,10 @@ pub(super) async fn run(context: &Context, args: ResyncArgs) -> Result<u8, Failu
     let wanted = For::Run { soft: request.drops_nothing(), method: args.method, resume: args.resume };
     let manager = context.manager_for(wanted).await?;
     if args.dry_run {
+        // Who may not write the record may ask for a plan.
+        if let Err(fault) = context.usable_record().await {
+            context.say(&format!("nlmctl: the run itself would fail: {}; {}", fault.message, fault.remedy));
+        }
         let plan = controller::plan(&*manager, &request, &options).await?;
         context.print_done(&plan.report(), plan.dry_run_exit())?;
         return Ok(plan.dry_run_exit());

@@ -71,6 +71,11 @@ const STEPS: &[M<'static>] = &[
     M::up(include_str!("../../migrations/0010_locks_listed.sql")),
 ];
 
+fn unsafe_place(place: &Path) -> impl FnOnce(std::io::Error) -> StoreError {
+    let path = place.to_owned();
+    move |source| StoreError::Unsafe { path, source }
+}
+
 fn migrations() -> Migrations<'static> {
     Migrations::from_slice(STEPS)
 }
@@ -89,10 +94,6 @@ impl Store {
         if !parent.is_dir() {
             return Err(StoreError::NoDirectory { path: path.to_owned(), directory: parent.to_owned() });
         }
-        let unsafe_place = |place: &Path| {
-            let path = place.to_owned();
-            move |source| StoreError::Unsafe { path, source }
-        };
         check_folder(parent).map_err(unsafe_place(parent))?;
         match private_file(path) {
             Err(refused) if refused.kind() == ErrorKind::PermissionDenied && refused.raw_os_error().is_none() => {
@@ -120,6 +121,30 @@ impl Store {
 
     /// Opens the record for reading only; `None` where there is none. One that an older nlmctl made is brought up to date first.
     pub fn open_existing(path: &Path) -> Result<Option<Self>, StoreError> {
+        match Self::open_as_it_is(path)? {
+            None => Ok(None),
+            Some((store, version)) if version == STEPS.len() => Ok(Some(store)),
+            // An older nlmctl made it: nothing reads it before it is brought up to date.
+            Some(_) => Self::open(path).map(Some),
+        }
+    }
+
+    /// Whether a run can use the record, or make it. Makes and changes nothing. `makes_folder`: its folder would be made.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open), as far as they show without a change.
+    pub fn examine(path: &Path, makes_folder: bool) -> Result<(), StoreError> {
+        let folder = folder_of(path);
+        if folder.is_dir() {
+            check_folder(folder).map_err(unsafe_place(folder))?;
+        } else if !makes_folder {
+            return Err(StoreError::NoDirectory { path: path.to_owned(), directory: folder.to_owned() });
+        }
+        Self::open_as_it_is(path).map(drop)
+    }
+
+    /// For reading only, with its version; `None` where there is none.
+    fn open_as_it_is(path: &Path) -> Result<Option<(Self, usize)>, StoreError> {
         match path.metadata() {
             Ok(found) if found.is_file() => {}
             Ok(_) => return Err(StoreError::NoFile { path: path.to_owned() }),
@@ -135,9 +160,7 @@ impl Store {
         match newest {
             SchemaVersion::Outside(_) => Err(StoreError::Newer { path: path.to_owned() }),
             SchemaVersion::NoneSet => Ok(None),
-            SchemaVersion::Inside(version) if version.get() == STEPS.len() => Ok(Some(store)),
-            // An older nlmctl made it: nothing reads it before it is brought up to date.
-            SchemaVersion::Inside(_) => Self::open(path).map(Some),
+            SchemaVersion::Inside(version) => Ok(Some((store, version.get()))),
         }
     }
 
