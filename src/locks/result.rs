@@ -12,6 +12,8 @@ pub struct SlicedResult {
     /// Its sums.
     pub result: RunResult,
     clients: Clients,
+    /// So many of its locks were taken out before, from the first one on.
+    taken: usize,
     rows: [Rows; 2],
 }
 
@@ -23,8 +25,8 @@ enum Clients {
 }
 
 impl SlicedResult {
-    pub(super) fn settled(result: RunResult, clients: Vec<ClientResult>, rows: [Rows; 2]) -> Self {
-        Self { result, clients: Clients::Written(clients), rows }
+    pub(super) fn settled(result: RunResult, clients: Vec<ClientResult>, taken: usize, rows: [Rows; 2]) -> Self {
+        Self { result, clients: Clients::Written(clients), taken, rows }
     }
 
     /// What was pending is kept.
@@ -33,7 +35,7 @@ impl SlicedResult {
         (*dropped, *kept) = (0, *pending);
         let result = run.result(unix_ms, Outcome::Aborted, reason);
         let rows = [std::mem::take(&mut run.rows), Rows::default()];
-        Self { result, clients: Clients::Aborted(Box::new(run)), rows }
+        Self { result, clients: Clients::Aborted(Box::new(run)), taken: 0, rows }
     }
 
     /// A page of its clients, from one on; empty behind the last.
@@ -48,23 +50,29 @@ impl SlicedResult {
         }
     }
 
+    /// The number of its first lock: those before it [were taken out](super::LockTable::take_rows).
+    #[must_use]
+    pub fn first_lock(&self) -> usize {
+        self.taken
+    }
+
     /// How many locks it lists.
     #[must_use]
     pub fn count_locks(&self) -> usize {
-        self.rows.iter().map(Rows::len).sum()
+        self.taken + self.rows.iter().map(Rows::len).sum::<usize>()
     }
 
     /// A page of its locks, from one on; empty behind the last.
     #[must_use]
     pub fn locks(&self, after: usize) -> &[LockFate] {
-        let [first, others] = &self.rows;
+        let ([first, others], after) = (&self.rows, after.saturating_sub(self.taken));
         match after.checked_sub(first.len()) {
             None => first.page(after),
             Some(after) => others.page(after),
         }
     }
 
-    /// The result as a whole.
+    /// The result as a whole, if nothing of it was taken out.
     #[must_use]
     pub fn join(self) -> FullResult {
         let mut locks = Vec::with_capacity(self.count_locks());
@@ -79,10 +87,18 @@ impl SlicedResult {
     }
 }
 
+#[cfg(test)]
+impl SlicedResult {
+    /// As if so many locks before its own had been taken out.
+    pub(crate) fn behind(self, taken: usize) -> Self {
+        Self { taken, ..self }
+    }
+}
+
 impl From<FullResult> for SlicedResult {
     fn from(FullResult { result, clients, locks }: FullResult) -> Self {
         let rows = [locks.into_vec().into_iter().collect(), Rows::default()];
-        Self::settled(result, clients.into_vec(), rows)
+        Self::settled(result, clients.into_vec(), 0, rows)
     }
 }
 
@@ -104,7 +120,7 @@ mod tests {
         {
             let clients = (0..u32::try_from(all).unwrap()).map(ClientResult::sample).collect();
             let rows = [(0..first).map(lock).collect(), (first..all).map(lock).collect()];
-            let sliced = SlicedResult::settled(RunResult::sample(RunId([1; 16])), clients, rows);
+            let sliced = SlicedResult::settled(RunResult::sample(RunId([1; 16])), clients, 0, rows);
             for begin in [0, 1, 5, page - 1, page, page + 1, all, u64::MAX] {
                 let mut after = usize::try_from(begin).unwrap();
                 while !sliced.locks(after).is_empty() {

@@ -1,5 +1,6 @@
 //! Rows of a result, in slices: a list that grows is moved, and a long one takes long.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::wire::control::{LockFate, PAGE};
@@ -9,7 +10,7 @@ const SLICE: usize = PAGE;
 
 /// A clone shares what it can.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Rows(Vec<Arc<Vec<LockFate>>>);
+pub(super) struct Rows(VecDeque<Arc<Vec<LockFate>>>);
 
 impl FromIterator<LockFate> for Rows {
     fn from_iter<I: IntoIterator<Item = LockFate>>(rows: I) -> Self {
@@ -21,18 +22,24 @@ impl FromIterator<LockFate> for Rows {
 
 impl Rows {
     pub(super) fn push(&mut self, row: LockFate) {
-        match self.0.last_mut() {
+        match self.0.back_mut() {
             Some(slice) if slice.len() < SLICE => Arc::make_mut(slice).push(row),
             _ => {
                 let mut slice = Vec::with_capacity(SLICE);
                 slice.push(row);
-                self.0.push(Arc::new(slice));
+                self.0.push_back(Arc::new(slice));
             }
         }
     }
 
     pub(super) fn len(&self) -> usize {
         self.0.iter().map(|slice| slice.len()).sum()
+    }
+
+    /// Takes the first slice out, if it is full.
+    pub(super) fn take_slice(&mut self) -> Option<Vec<LockFate>> {
+        let is_full = self.0.front().is_some_and(|slice| slice.len() == SLICE);
+        if is_full { self.0.pop_front().map(Arc::unwrap_or_clone) } else { None }
     }
 
     /// From one on, those of its slice.

@@ -4,6 +4,7 @@
 //!    waits; all others are served.
 //! 2. [`settle_scan`](LockTable::settle_scan) decides about each client and writes down what will be dropped and kept
 //!    ([`Stage`]). It looks only at the files of clients that have something pending, at each file once.
+//!    What is written down may be [taken out](LockTable::take_rows) meanwhile.
 //! 3. The caller makes [`settle_result`](LockTable::settle_result) durable. If a reclaim of what is about to be
 //!    dropped [came in time](LockTable::came_in_time), it cancels, lets the calls that wait be decided in grace,
 //!    and settles anew: what came before the instant is never answered by what others got after it. Then nothing is
@@ -139,6 +140,15 @@ impl LockTable {
         next
     }
 
+    /// Takes a page of what the scan has written down, with the number of its first row. So whoever writes them as they
+    /// come never has all of them. What is left is in the [result](Self::settle_result).
+    pub fn take_rows(&mut self) -> Option<(usize, Vec<LockFate>)> {
+        let settling = self.run.as_mut()?.settling.as_mut()?;
+        let (first, rows) = (settling.taken, settling.rows.take_slice()?);
+        settling.taken += rows.len();
+        Some((first, rows))
+    }
+
     /// What to make durable before the commit: the result as it will be.
     pub fn settle_result(&mut self, unix_ms: u64) -> Option<SlicedResult> {
         let run = self.run.as_mut()?;
@@ -149,7 +159,7 @@ impl LockTable {
         let mut result = run.result(unix_ms, Outcome::Settled, &settling.reason);
         result.alone = settling.alone;
         result.not_understood = settling.not_understood;
-        Some(SlicedResult::settled(result, clients, [run.rows.clone(), rows]))
+        Some(SlicedResult::settled(result, clients, settling.taken, [rows, run.rows.clone()]))
     }
 
     /// The instant: dropped locks protect nothing, kept ones are held, grace is over. Gives what is left of the run.

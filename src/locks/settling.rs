@@ -51,6 +51,8 @@ pub(super) struct Settling {
     pub(super) gone: BTreeSet<ClientId>,
     /// What becomes of the locks.
     pub(super) rows: Rows,
+    /// So many rows were taken out.
+    pub(super) taken: usize,
     pub(super) results: Vec<ClientResult>,
     /// Files that have something to drop.
     pub(super) dropped_in: BTreeSet<FileId>,
@@ -77,6 +79,7 @@ impl Settling {
             losing: BTreeSet::new(),
             gone: BTreeSet::new(),
             rows: Rows::default(),
+            taken: 0,
             results: Vec::new(),
             dropped_in: BTreeSet::new(),
             marks: BTreeSet::new(),

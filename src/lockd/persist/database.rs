@@ -295,6 +295,9 @@ impl Database {
                 let unwritten = |e| PersistError::Write(format!("the NSM state number is not in nlmd.state: {e}"));
                 self.number.write(*state).map_err(unwritten)?;
             }
+            if matches!(change, Change::Rows { .. }) {
+                self.expect_room()?;
+            }
         }
         self.commit(|to| changes.iter().try_for_each(|change| write(to, change)))
     }
@@ -309,8 +312,8 @@ impl Database {
         nobody_waits: impl Fn() -> bool,
     ) -> Result<Option<Stage>, PersistError> {
         // The first page is written like each other change.
-        if matches!(from, Stage::Clients(_) | Stage::Locks(_)) && self.room() < self.room_kept {
-            return Err(PersistError::Write("what room its disk has left is for clients' records".into()));
+        if matches!(from, Stage::Clients(_) | Stage::Locks(_)) {
+            self.expect_room()?;
         }
         self.commit(|to| {
             let (mut next, mut written) = (results::write(to, ended, from)?, 1);
@@ -322,14 +325,17 @@ impl Database {
         })
     }
 
-    fn room(&self) -> u64 {
+    fn expect_room(&self) -> Result<(), PersistError> {
         let free = |disk: Statvfs| disk.blocks_available().saturating_mul(disk.fragment_size());
-        statvfs(&self.path).map_or(u64::MAX, free)
+        if statvfs(&self.path).map_or(u64::MAX, free) < self.room_kept {
+            return Err(PersistError::Write("what room its disk has left is for clients' records".into()));
+        }
+        Ok(())
     }
 
-    /// Removes some of what is no whole result; whether there is more.
-    pub(super) fn sweep(&mut self) -> Result<bool, PersistError> {
-        Ok(results::has_parts(&self.connection)? && self.commit(|to| Ok(results::sweep(to)?))?)
+    /// Removes some of what is no whole result, but of this one; whether there is more.
+    pub(super) fn sweep(&mut self, but: Option<RunId>) -> Result<bool, PersistError> {
+        Ok(results::has_parts(&self.connection, but)? && self.commit(|to| Ok(results::sweep(to, but)?))?)
     }
 
     /// Makes all that is done durable, or nothing.
@@ -405,6 +411,7 @@ fn write(to: &Transaction<'_>, change: &Change) -> Result<(), PersistError> {
                 params![run.0, in_scope.cast_signed(), clients_body(clients)],
             )?;
         }
+        Change::Rows { run, first, rows } => results::put_locks(to, *run, *first, rows)?,
         Change::Ended(ended) => {
             let mut next = Some(Stage::default());
             while let Some(from) = next {

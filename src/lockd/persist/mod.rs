@@ -231,7 +231,9 @@ struct Work {
     /// What waits until the result is whole, in its order.
     behind: VecDeque<Job>,
     result: Option<Writing>,
-    /// Something may be there that is no whole result.
+    /// The run whose locks are written before the rest of its result.
+    begun: Option<RunId>,
+    /// Something else may be there that is no whole result.
     has_parts: bool,
     pages_at_once: usize,
 }
@@ -240,7 +242,8 @@ impl Work {
     fn new(database: Database) -> (Persist, Self) {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (behind, pages_at_once) = (VecDeque::new(), PAGES_AT_ONCE);
-        (Persist { jobs }, Self { database, queue, behind, result: None, has_parts: false, pages_at_once })
+        let work = Self { database, queue, behind, result: None, begun: None, has_parts: false, pages_at_once };
+        (Persist { jobs }, work)
     }
 
     fn run(mut self) {
@@ -250,7 +253,7 @@ impl Work {
     /// Whether it is to go on.
     fn round(&mut self) -> bool {
         let Some(batch) = self.batch() else { return false };
-        run_batch(&mut self.database, batch);
+        self.run_batch(batch);
         self.write_result();
         true
     }
@@ -288,11 +291,44 @@ impl Work {
         Some(batch)
     }
 
+    /// Writes first, in one transaction, then answers the reads: a reader sees what was submitted before.
+    fn run_batch(&mut self, Batch { changes, waiting, reads }: Batch) {
+        let applied = if changes.is_empty() { Ok(()) } else { self.apply(&changes) };
+        match applied {
+            // One bad change must not deny the others theirs.
+            Err(_) if changes.len() > 1 => {
+                for (change, done) in changes.iter().zip(waiting) {
+                    let _ = done.send(self.apply(std::slice::from_ref(change)));
+                }
+            }
+            applied => {
+                for done in waiting {
+                    let _ = done.send(applied.clone());
+                }
+            }
+        }
+        for read in reads {
+            read(&self.database);
+        }
+    }
+
+    fn apply(&mut self, changes: &[Change]) -> Result<(), PersistError> {
+        let applied = self.database.apply(changes);
+        for change in changes {
+            if let Change::Rows { run, .. } = change {
+                // Where one fails there will be no result, and the others go.
+                self.begun = applied.is_ok().then_some(*run);
+                self.has_parts |= applied.is_err();
+            }
+        }
+        applied
+    }
+
     /// Writes the next part of the result. With none to write it removes a part of what is no result.
     fn write_result(&mut self) {
         let Some(Writing { ended, next, done }) = self.result.take() else {
             self.has_parts = self.has_parts
-                && self.database.sweep().unwrap_or_else(|error| {
+                && self.database.sweep(self.begun).unwrap_or_else(|error| {
                     tracing::warn!(%error, "results that are kept no more take room until the next run or start");
                     false
                 });
@@ -304,7 +340,7 @@ impl Work {
             end => {
                 // Whoever waits for the answer frees its rows.
                 drop(ended);
-                self.has_parts = true;
+                (self.begun, self.has_parts) = (None, true);
                 let _ = done.send(end.map(|_| ()));
             }
         }
@@ -318,33 +354,6 @@ struct Batch {
     /// Who waits for each.
     waiting: Vec<Waiting>,
     reads: Vec<Read>,
-}
-
-/// Writes first, in one transaction, then answers the reads: a reader sees what was submitted before.
-fn run_batch(database: &mut Database, Batch { changes, waiting, reads }: Batch) {
-    if !changes.is_empty() {
-        match database.apply(&changes) {
-            Ok(()) => {
-                for done in waiting {
-                    let _ = done.send(Ok(()));
-                }
-            }
-            // One bad change must not deny the others theirs.
-            Err(_) if changes.len() > 1 => {
-                for (change, done) in changes.iter().zip(waiting) {
-                    let _ = done.send(database.apply(std::slice::from_ref(change)));
-                }
-            }
-            Err(error) => {
-                for done in waiting {
-                    let _ = done.send(Err(error.clone()));
-                }
-            }
-        }
-    }
-    for read in reads {
-        read(database);
-    }
 }
 
 #[cfg(test)]

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::locks::SlicedResult;
-use crate::wire::control::{LockFate, Mode, RunClient, RunId};
+use crate::wire::control::{LockFate, Mode, PAGE, RunClient, RunId};
 use crate::wire::nsm::{MonId, MyId};
 use crate::wire::types::{CallerName, NsmState};
+use crate::wire::xdr::List;
 
 /// Results kept, fetched or not; the oldest goes first.
 pub const RESULTS_KEPT: usize = 16;
@@ -162,6 +163,9 @@ pub enum Change {
         /// The clients to notify.
         clients: Arc<Vec<RunClient>>,
     },
+    /// Locks of the result of a run that is about to end, `first` of them written before. Until [`Ended`](Self::Ended) they
+    /// are none.
+    Rows { run: RunId, first: usize, rows: List<LockFate, PAGE> },
     /// The run has ended; replaces its record.
     Ended(EndedRun),
     /// The run goes on after all: its record is there again, and its result is none.
@@ -180,6 +184,7 @@ impl Change {
             Self::Begin(_)
                 | Self::NotBegun(_)
                 | Self::Marked { .. }
+                | Self::Rows { .. }
                 | Self::Ended(_)
                 | Self::TakenBack(_)
                 | Self::Late(..)

@@ -6,8 +6,9 @@
 //! (`late`) and the fact that no controller has fetched it (`unfetched`) are tables of their own: what changes
 //! one of them neither reads nor writes the others, and a page that is asked for is the only one read.
 //!
-//! A result is [written](write) in several transactions, so that nobody waits long behind it: first its sums, which are
-//! marked as not whole, then page by page, and with the last one the mark goes. Nobody reads what is not whole. It is
+//! A result is written in several transactions, so that nobody waits long behind it, and so that nlmd never has all its
+//! locks twice: most of its locks come [first](put_locks), while the run is scanned, then [the rest](write), page by page. Until the
+//! last one is there it is marked as not whole, and nobody reads what is not whole. It is
 //! [swept](sweep) away in pages too: a result that newer ones push out, or the part of one that the disk did not take to the
 //! end. What a crash leaves is [removed](remove_parts) at the next start; as the record of the active run goes only when its
 //! result is whole, that start finds the run as one that was active. A run that settles anew is active on disk [again](take_back)
@@ -65,7 +66,7 @@ fn number(number: u64) -> i64 {
 pub(super) enum Stage {
     #[default]
     Sums,
-    /// Parts of results are in the way: of one of the same run that was cut off, or that this one replaces.
+    /// A result of the same run is in the way that was cut off, or that this one replaces.
     Parts,
     /// From this one on.
     Clients(usize),
@@ -82,16 +83,16 @@ pub(super) fn write(to: &Transaction<'_>, ended: &SlicedResult, from: Stage) -> 
                 put_sums(to, &ended.result, false)?;
                 Stage::Parts
             }
-            Stage::Parts if sweep_page(to)? => return Ok(Some(Stage::Parts)),
+            Stage::Parts if sweep_own_page(to, run, ended.first_lock())? => return Ok(Some(Stage::Parts)),
             Stage::Parts => Stage::Clients(0),
-            Stage::Clients(first) => match put_page(to, run, first, ended.clients(first))? {
-                0 => Stage::Locks(0),
+            Stage::Clients(first) => match put_page(to, run, first, &List::clipped(ended.clients(first)))? {
+                0 => Stage::Locks(ended.first_lock()),
                 count => {
                     written += count;
                     Stage::Clients(first + count)
                 }
             },
-            Stage::Locks(first) => match put_page(to, run, first, ended.locks(first).to_vec())? {
+            Stage::Locks(first) => match put_page(to, run, first, &clipped(ended.locks(first)))? {
                 0 => {
                     end(to, run)?;
                     return Ok(None);
@@ -132,51 +133,75 @@ fn put_sums(to: &Transaction<'_>, result: &RunResult, whole: bool) -> rusqlite::
     Ok(())
 }
 
+/// Locks of a result that is not whole before the rest of it comes.
+pub(super) fn put_locks(
+    to: &Transaction<'_>,
+    run: RunId,
+    first: usize,
+    locks: &List<LockFate, PAGE>,
+) -> rusqlite::Result<()> {
+    to.prepare_cached("INSERT OR IGNORE INTO result (id, body, whole) VALUES (?1, x'', 0)")?.execute(params![run.0])?;
+    put_page(to, run, first, locks).map(|_| ())
+}
+
 /// Gives how many rows that were.
-fn put_page<T: Row>(to: &Transaction<'_>, run: RunId, first: usize, rows: Vec<T>) -> rusqlite::Result<usize> {
-    let count = rows.len();
+fn put_page<T: Row>(to: &Transaction<'_>, run: RunId, first: usize, rows: &List<T, PAGE>) -> rusqlite::Result<usize> {
+    let count = rows.as_slice().len();
     if count > 0 {
-        to.prepare_cached("INSERT INTO page (run, kind, first, rows) VALUES (?1, ?2, ?3, ?4)")?.execute(params![
-            run.0,
-            T::KIND,
-            number(first as u64),
-            encode(&List::<T, PAGE>::clipped(rows))
-        ])?;
+        to.prepare_cached("INSERT OR REPLACE INTO page (run, kind, first, rows) VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![run.0, T::KIND, number(first as u64), encode(rows)])?;
     }
     Ok(count)
 }
 
 fn put_rows<T: Row>(to: &Transaction<'_>, run: RunId, rows: &[T]) -> rusqlite::Result<()> {
     for (nth, rows) in rows.chunks(PAGE).enumerate() {
-        put_page(to, run, nth * PAGE, rows.to_vec())?;
+        put_page(to, run, nth * PAGE, &clipped(rows))?;
     }
     Ok(())
 }
 
-/// Whether there is something that is no whole result.
-pub(super) fn has_parts(from: &Connection) -> rusqlite::Result<bool> {
-    from.prepare_cached("SELECT 1 FROM result WHERE NOT whole")?.exists([])
+fn clipped<T: Row>(rows: &[T]) -> List<T, PAGE> {
+    List::clipped(rows.to_vec())
 }
 
-/// Removes some of what is no whole result; whether there may be more.
-pub(super) fn sweep(to: &Transaction<'_>) -> rusqlite::Result<bool> {
-    let more = sweep_page(to)?;
+/// Results, or parts of one, that are to go: all that are not whole but this one.
+const PARTS: &str = "SELECT id FROM result WHERE NOT whole AND id IS NOT ?1";
+
+/// Whether there is something that is no whole result, but for the one of which the locks are being written.
+pub(super) fn has_parts(from: &Connection, but: Option<RunId>) -> rusqlite::Result<bool> {
+    from.prepare_cached(PARTS)?.exists([but.map(|run| run.0)])
+}
+
+/// Removes some of that; whether there may be more.
+pub(super) fn sweep(to: &Transaction<'_>, but: Option<RunId>) -> rusqlite::Result<bool> {
+    let (which, but) = (format!("run IN ({PARTS})"), [but.map(|run| run.0)]);
+    let more = remove_some(to, "page", &which, 1, but)? || remove_some(to, "late", &which, PAGE, but)?;
     if !more {
-        remove_parts(to)?;
+        to.execute(&format!("DELETE FROM result WHERE id IN ({PARTS})"), but)?;
     }
     Ok(more)
 }
 
-/// Removes a page of what is no whole result, or as many late reclaims; whether there was one.
-fn sweep_page(to: &Transaction<'_>) -> rusqlite::Result<bool> {
-    let parts = "run IN (SELECT id FROM result WHERE NOT whole)";
-    for (table, at_once) in [("page", 1), ("late", PAGE)] {
-        let some = format!("SELECT rowid FROM {table} WHERE {parts} LIMIT {at_once}");
-        if to.prepare_cached(&format!("DELETE FROM {table} WHERE rowid IN ({some})"))?.execute([])? > 0 {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+/// Removes a page of what stands where the run's result comes, or as many late reclaims; whether there was one. Its first
+/// locks are written.
+fn sweep_own_page(to: &Transaction<'_>, run: RunId, first_lock: usize) -> rusqlite::Result<bool> {
+    let locks = params![run.0, LockFate::KIND, number(first_lock as u64)];
+    Ok(remove_some(to, "page", "run = ?1 AND (kind <> ?2 OR first >= ?3)", 1, locks)?
+        || remove_some(to, "late", "run = ?1", PAGE, [run.0])?)
+}
+
+/// Whether there was one.
+fn remove_some(
+    from: &Transaction<'_>,
+    table: &str,
+    which: &str,
+    at_once: usize,
+    params: impl rusqlite::Params,
+) -> rusqlite::Result<bool> {
+    let some = format!("SELECT rowid FROM {table} WHERE {which} LIMIT {at_once}");
+    let sql = format!("DELETE FROM {table} WHERE rowid IN ({some})");
+    Ok(from.prepare_cached(&sql)?.execute(params)? > 0)
 }
 
 /// Removes all that is no whole result.

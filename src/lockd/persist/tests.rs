@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
+use crate::locks::SlicedResult;
 use crate::wire::control::{
     ClientResult, Counts, Fate, FullResult, LockFate, LockRow, Mode, PAGE, Reaction, RunResult, next_page,
 };
@@ -278,6 +279,90 @@ fn a_disk_that_is_full_in_the_middle_of_a_result_has_room_for_clients_again() {
         assert_eq!((found.monitors.len(), found.run), (64, Some(run_record(1))));
         work.write(&persist, end_of(full)).unwrap();
         assert_eq!(work.numbers(RunId([1; 16])).map(|rows| rows.len()), Some(PAGES * PAGE));
+    }
+}
+
+/// A page of the locks of run 1, before the rest of its result.
+fn page_of(page: usize, numbers_from: u64) -> Change {
+    let rows = List::clipped(rows(numbers_from, PAGE).into_vec());
+    Change::Rows { run: RunId([1; 16]), first: page * PAGE, rows }
+}
+
+/// The rest, behind so many locks.
+fn rest_behind(taken: usize, numbers_from: u64, count: usize) -> Change {
+    let rest = FullResult { locks: rows(numbers_from, count), ..result(1) };
+    Change::Ended(Arc::new(SlicedResult::from(rest).behind(taken)))
+}
+
+#[test]
+fn locks_that_come_before_the_rest_of_their_result_are_none_without_it() {
+    let (dir, run, page) = (tempfile::tempdir().unwrap(), RunId([1; 16]), PAGE as u64);
+    let (persist, mut work, _) = work(dir.path());
+    work.write(&persist, Change::Begin(run_record(1))).unwrap();
+    // What newer results push out goes meanwhile, and these stay.
+    work.write(&persist, end_of(FullResult { locks: rows(0, PAGES * PAGE), ..result(0) })).unwrap();
+    for id in 2..=17 {
+        work.write(&persist, end_of(result(id))).unwrap();
+    }
+    work.write(&persist, Change::Begin(run_record(1))).unwrap();
+    for n in 0..2 {
+        work.write(&persist, page_of(n, n as u64 * page)).unwrap();
+    }
+    while work.has_parts {
+        assert!(work.round());
+    }
+    assert_eq!((work.count("page"), work.numbers(run)), (2, None));
+    let mut whole = persist.submit(rest_behind(2 * PAGE, 2 * page, 5)).unwrap();
+    assert!(work.round());
+    work.until(&mut whole).unwrap();
+    assert!(work.numbers(run).unwrap().into_iter().eq(0..2 * page + 5));
+
+    work.write(&persist, Change::Begin(run_record(1))).unwrap();
+    work.write(&persist, page_of(0, 0)).unwrap();
+    drop((persist, work));
+    let (_, work, found) = super::tests::work(dir.path());
+    assert_eq!((found.run, work.numbers(run).map(|rows| rows.len())), (Some(run_record(1)), Some(2 * PAGE + 5)));
+}
+
+#[test]
+fn locks_of_a_settle_that_was_cancelled_are_in_no_result() {
+    let (run, page) = (RunId([1; 16]), PAGE as u64);
+    for (anew, rest) in [(0, 0), (0, 7), (1, 0), (2, PAGE), (4, 1)] {
+        let dir = tempfile::tempdir().unwrap();
+        let (persist, mut work, _) = work(dir.path());
+        work.write(&persist, Change::Begin(run_record(1))).unwrap();
+        for n in 0..3 {
+            work.write(&persist, page_of(n, 1_000_000)).unwrap();
+        }
+        for n in 0..anew {
+            work.write(&persist, page_of(n, n as u64 * page)).unwrap();
+        }
+        work.write(&persist, rest_behind(anew * PAGE, anew as u64 * page, rest)).unwrap();
+        let all = anew as u64 * page + rest as u64;
+        assert!(work.numbers(run).unwrap().into_iter().eq(0..all), "{anew} pages anew and {rest} locks behind");
+    }
+}
+
+#[test]
+fn locks_that_the_disk_refuses_make_room_for_clients_and_deny_nobody_else_his_place() {
+    for (fill, words) in [
+        (Database::fill_disk as fn(&mut Database), "database or disk is full"),
+        (Database::nearly_fill_disk, "room its disk has left"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let (persist, mut work, _) = work(dir.path());
+        work.write(&persist, Change::Begin(run_record(1))).unwrap();
+        work.write(&persist, page_of(0, 0)).unwrap();
+        fill(&mut work.database);
+        let mut refused = persist.submit(page_of(1, 0)).unwrap();
+        let mut beside = persist.submit(Change::NotBegun(RunId([9; 16]))).unwrap();
+        let error = work.until(&mut refused).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+        work.until(&mut beside).unwrap();
+        for client in 0..64 {
+            work.write(&persist, Change::Monitor(record(&client.to_string(), "127.0.0.2"))).unwrap();
+        }
+        assert_eq!((work.count("page"), work.count("result")), (0, 0));
     }
 }
 

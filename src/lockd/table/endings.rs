@@ -1,4 +1,7 @@
 //! The end of a run inside the daemon: settled in slices, its result durable, then the commit; or aborted.
+//!
+//! A result may have a million locks. So they go to the disk page by page while the scan finds them, and the scan waits for
+//! the disk if that is [slower](AHEAD). The rest of the result, which makes it one, follows when they are all there.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +11,7 @@ use super::state::{Done, Owner};
 use crate::lockd::persist::{Change, Durable, EndedRun, PersistError, RunRecord, durably};
 use crate::rpc::server::ConnectionId;
 use crate::wire::control::{Refusal, RefusalCode, RunArgs, RunResult, SettleArgs, SettleWhen};
+use crate::wire::xdr::List;
 
 /// A grace goes on no longer than this for reclaims that came in time and wait for the disk or an embedding server.
 const RECLAIM_PATIENCE: Duration = Duration::from_secs(10);
@@ -16,6 +20,8 @@ const RECLAIM_OUTSIDE: &str = "a reclaim waits for the disk or for the file serv
 /// Between two looks at the clock: locks scanned, files swept.
 const SCAN_STEP: usize = 128;
 const SWEEP_STEP: usize = 1;
+/// Pages of a result that may be on their way to the disk: what comes meanwhile of a client is not long behind them.
+pub(super) const AHEAD: usize = 16;
 /// A result that the disk did not take is tried again after this.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// So many late reclaims are written together once the disk takes their run's result.
@@ -140,12 +146,43 @@ impl Owner {
     }
 
     pub(super) fn scan(&mut self) {
+        if self.runs.ending.awaits_page {
+            return;
+        }
+        let Some(run) = self.active_run() else { return self.write_rest() };
         let until = self.clock.now() + SLICE;
-        while !self.table.settle_scan(SCAN_STEP) {
+        loop {
+            let is_done = self.table.settle_scan(SCAN_STEP);
+            while let Some((first, rows)) = self.table.take_rows() {
+                let page = Change::Rows { run, first, rows: List::clipped(rows) };
+                self.runs.ending.pages.push_back(self.persist.submit(page));
+            }
+            let Ending { pages, awaits_page, .. } = &mut self.runs.ending;
+            if (is_done || pages.len() > AHEAD)
+                && let Some(oldest) = pages.pop_front()
+            {
+                *awaits_page = true;
+                self.work.spawn(async move { Done::PageDurable(durably(oldest).await) });
+                return;
+            }
+            if is_done {
+                return self.write_rest();
+            }
             if self.clock.now() > until {
                 return;
             }
         }
+    }
+
+    pub(super) fn page_durable(&mut self, durable: Result<(), PersistError>) {
+        self.runs.ending.awaits_page = false;
+        if let Err(error) = durable {
+            self.not_written(&error);
+        }
+    }
+
+    /// All that the scan took out is on disk.
+    fn write_rest(&mut self) {
         let Some(sliced) = self.table.settle_result(self.runs.unix_ms(self.clock.now())) else {
             self.abort_alone("the run was gone before its end");
             return;
@@ -167,37 +204,36 @@ impl Owner {
             self.take_back(&result);
             return;
         }
-        let answers = std::mem::take(&mut self.runs.ending).answers;
-        match durable {
-            Ok(()) => {
-                free_beside(self.table.settle_commit());
-                if result.counts.dropped > 0 {
-                    self.took_away = Some(self.clock.now());
-                }
-                self.runs.phase = Phase::Idle;
-                self.over(&result);
-                for answer in answers {
-                    let _ = answer.send(Ok(result.clone()));
-                }
-                self.end_moves();
-            }
-            Err(error) => {
-                free_beside(self.table.settle_cancel());
-                self.runs.phase = Phase::Active;
-                self.runs.failures += 1;
-                self.runs.not_before = Some(self.clock.now() + RETRY_AFTER);
-                tracing::error!(run = %result.run, %error, "the run's result is not on disk; nothing was dropped");
-                let refusal = Refusal::new(
-                    RefusalCode::NotDurable,
-                    format!("the run's result is not on disk, nothing was dropped: {error}"),
-                );
-                for answer in answers {
-                    let _ = answer.send(Err(refusal.clone()));
-                }
-                if self.runs.failures >= FAILURES_MAX {
-                    self.abort_alone(&format!("the result could not be written, so nothing was dropped: {error}"));
-                }
-            }
+        if let Err(error) = durable {
+            return self.not_written(&error);
+        }
+        free_beside(self.table.settle_commit());
+        if result.counts.dropped > 0 {
+            self.took_away = Some(self.clock.now());
+        }
+        self.runs.phase = Phase::Idle;
+        self.over(&result);
+        for answer in std::mem::take(&mut self.runs.ending).answers {
+            let _ = answer.send(Ok(result.clone()));
+        }
+        self.end_moves();
+        let _ = self.apply_effects();
+        self.after_commit();
+    }
+
+    /// The disk has not taken the result, or a part of it.
+    fn not_written(&mut self, error: &PersistError) {
+        free_beside(self.table.settle_cancel());
+        self.runs.phase = Phase::Active;
+        self.runs.failures += 1;
+        self.runs.not_before = Some(self.clock.now() + RETRY_AFTER);
+        tracing::error!(run = self.active_run().map(tracing::field::display), %error, "the run's result is not on disk; nothing was dropped");
+        let words = format!("the run's result is not on disk, nothing was dropped: {error}");
+        for answer in std::mem::take(&mut self.runs.ending).answers {
+            let _ = answer.send(Err(Refusal::new(RefusalCode::NotDurable, words.clone())));
+        }
+        if self.runs.failures >= FAILURES_MAX {
+            self.abort_alone(&format!("the result could not be written, so nothing was dropped: {error}"));
         }
         let _ = self.apply_effects();
         self.after_commit();

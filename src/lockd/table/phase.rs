@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::records::NotRecorded;
+use crate::lockd::persist::{Durable, PersistError};
 use crate::rpc::server::ConnectionId;
 use crate::wire::control::{BeginArgs, Begun, Refusal, RunId, RunResult};
 use crate::wire::types::{NsmState, ms};
@@ -31,9 +32,9 @@ pub(super) enum Phase {
     Entering(Box<Beginning>),
     /// In grace.
     Active,
-    /// Frozen; verdicts are made, slice by slice.
+    /// Frozen; verdicts are made, slice by slice, and go to the disk.
     Scanning,
-    /// The result is on the way to the disk.
+    /// The last of the result is on the way to the disk.
     Writing,
 }
 
@@ -53,6 +54,10 @@ pub(super) struct Beginning {
 #[derive(Debug, Default)]
 pub(super) struct Ending {
     pub(super) result: Option<RunResult>,
+    /// Pages of the result's locks that are on the way to the disk, the oldest first.
+    pub(super) pages: VecDeque<Result<Durable, PersistError>>,
+    /// The scan goes on when the page before these is on disk.
+    pub(super) awaits_page: bool,
     pub(super) answers: Vec<Refusable<RunResult>>,
     /// No controller asked for it.
     pub(super) alone: bool,
@@ -95,7 +100,11 @@ impl Runs {
         }
     }
     pub(super) fn is_slicing(&self) -> bool {
-        matches!(self.phase, Phase::Entering(_) | Phase::Scanning)
+        match self.phase {
+            Phase::Entering(_) => true,
+            Phase::Scanning => !self.ending.awaits_page,
+            Phase::Idle | Phase::Beginning(_) | Phase::Raising(_) | Phase::Active | Phase::Writing => false,
+        }
     }
     /// While a run's clients are entered its deadline means nothing yet, and while it settles nothing more.
     pub(super) fn takes_timers(&self) -> bool {

@@ -222,7 +222,7 @@ impl Owner {
         });
     }
 
-    fn active_run(&self) -> Option<RunId> {
+    pub(super) fn active_run(&self) -> Option<RunId> {
         self.table.run_status(self.clock.now()).map(|run| run.run)
     }
 

@@ -6,6 +6,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
+use super::endings::AHEAD;
 use super::phase::Refusable;
 use super::*;
 use crate::host::{Machine, StatdDir};
@@ -20,9 +21,9 @@ use crate::rpc::control::LockManagerControl;
 use crate::rpc::server::ConnectionId;
 use crate::shares::Bounds;
 use crate::wire::control::{
-    BeginArgs, Begun, ClientProgress, ClientRef, Counts, Delivery, Grace, InstanceId, Mode, Outcome, PageAfter, Policy,
-    ProgressArgs, Refusal, RefusalCode, RunArgs, RunId, RunPageAfter, RunResult, Scope, SettleArgs, SettleWhen, Silent,
-    Unreachable,
+    BeginArgs, Begun, ClientProgress, ClientRef, Counts, Delivery, Grace, InstanceId, Mode, Outcome, PAGE, PageAfter,
+    Policy, ProgressArgs, Refusal, RefusalCode, RunArgs, RunId, RunPageAfter, RunResult, Scope, SettleArgs, SettleWhen,
+    Silent, Unreachable,
 };
 use crate::wire::rpc::Credential;
 use crate::wire::types::{ByteRange, CallerName, Cookie, FileHandle, NsmState, OwnerHandle, Svid, Transport};
@@ -277,6 +278,61 @@ async fn a_result_that_the_disk_refuses_drops_nothing_and_the_run_goes_on() {
     assert_eq!(full.result.outcome, Outcome::Aborted);
     let status = world.table.status().await.unwrap();
     assert_eq!((status.grace, status.locks), (Grace::Open, 1), "nothing is lost");
+}
+
+/// A run over so many full pages of locks, and one lock more, whose end is asked for.
+async fn settling(world: &mut World, pages: usize) -> tokio::task::JoinHandle<Result<RunResult, Refusal>> {
+    world.hold(incoming(2, "first")).await;
+    for n in 0..pages * PAGE {
+        assert_eq!(world.table.call(incoming(2, &format!("file {n}"))).await, Some(Verdict::Granted));
+    }
+    world.begin().await;
+    world.settle().await
+}
+
+#[tokio::test]
+async fn the_scan_is_not_far_ahead_of_the_disk_and_the_result_comes_when_all_its_locks_are_there() {
+    let (mut world, pages) = (World::new(), AHEAD + 3);
+    let settling = settling(&mut world, pages).await;
+    let mut pending = std::collections::VecDeque::new();
+    for page in 0..pages {
+        if page > AHEAD {
+            assert!(timeout(A_MOMENT, world.disk.recv()).await.is_err(), "{page} pages are on the way");
+            let oldest: DurableSender = pending.pop_front().unwrap();
+            oldest.send(Ok(())).unwrap();
+        }
+        let (Change::Rows { first, rows, .. }, done) = world.change().await else { panic!("a page") };
+        assert_eq!((first, rows.as_slice().len()), (page * PAGE, PAGE));
+        pending.push_back(done);
+    }
+    for done in pending {
+        assert!(timeout(A_MOMENT, world.disk.recv()).await.is_err(), "not all pages are on disk");
+        done.send(Ok(())).unwrap();
+    }
+    let Change::Ended(rest) = world.accept().await else { panic!("the rest") };
+    assert_eq!((rest.first_lock(), rest.count_locks()), (pages * PAGE, pages * PAGE + 1));
+    let Counts { dropped, kept, .. } = settling.await.unwrap().unwrap().counts;
+    assert_eq!(dropped + kept, pages as u64 * PAGE as u64 + 1);
+}
+
+#[tokio::test]
+async fn locks_of_a_result_that_the_disk_refuses_are_not_dropped_and_all_are_written_anew() {
+    let mut world = World::new();
+    let settling = settling(&mut world, 3).await;
+    assert!(matches!(world.accept().await, Change::Rows { first: 0, .. }));
+    world.refuse().await;
+    assert_eq!(settling.await.unwrap().unwrap_err().code, RefusalCode::NotDurable);
+    let status = world.table.status().await.unwrap();
+    assert_eq!((status.grace, status.locks), (Grace::Strict, 3 * PAGE as u64 + 1));
+    let (on_its_way, _) = world.change().await;
+    assert!(matches!(on_its_way, Change::Rows { first, .. } if first == 2 * PAGE));
+    let settling = world.settle().await;
+    for page in 0..3 {
+        assert!(matches!(world.accept().await, Change::Rows { first, .. } if first == page * PAGE));
+    }
+    let Change::Ended(rest) = world.accept().await else { panic!("the rest") };
+    assert_eq!((rest.first_lock(), rest.count_locks()), (3 * PAGE, 3 * PAGE + 1));
+    assert_eq!(settling.await.unwrap().unwrap().outcome, Outcome::Settled);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The end of a run: who loses what, the instant, and what waits for it.
 
 use super::*;
+use crate::wire::control::PAGE;
 
 const A: P = P("a", 1);
 const B: P = P("b", 1);
@@ -437,4 +438,41 @@ fn an_unlock_that_would_confirm_a_pending_offer_waits_while_the_result_is_writte
     assert_eq!(w.call(A, &unlock), Handled::Wait);
     w.table.settle_cancel();
     assert_eq!(w.call(A, &unlock), Handled::Reply(Verdict::Granted));
+}
+
+#[test]
+fn what_is_taken_out_while_it_is_scanned_and_what_is_left_give_each_lock_once() {
+    let mut w = four();
+    let locks = 2 * PAGE as u64 + 5;
+    let caller = w.caller("a");
+    for n in 0..locks {
+        let call = World::lock_call(A, "many", bytes(n * 10, n * 10), true, false, false);
+        assert_eq!(w.table.handle(w.now, caller, &call), Handled::Reply(Verdict::Granted));
+    }
+    w.begin(Mode::Targeted);
+    w.reclaim(A, "not held before", R);
+    w.tell("a", Delivery::Acked);
+    w.pass(60);
+    w.table.settle_start(w.now, SettleWhen::Always, false, "test").unwrap();
+    let mut taken = Vec::new();
+    let mut is_done = false;
+    while !is_done {
+        is_done = w.table.settle_scan(100);
+        while let Some((first, rows)) = w.table.take_rows() {
+            assert_eq!((first, rows.len()), (taken.len(), PAGE), "full pages, one behind the other");
+            taken.extend(rows);
+        }
+    }
+    let result = w.table.settle_result(0).unwrap();
+    assert_eq!((taken.len(), result.first_lock()), (2 * PAGE, 2 * PAGE));
+    while !result.locks(taken.len()).is_empty() {
+        taken.extend_from_slice(result.locks(taken.len()));
+    }
+    assert_eq!(result.count_locks(), taken.len());
+    let count = |fate| taken.iter().filter(|row| row.fate == fate).count() as u64;
+    assert_eq!((count(Fate::Dropped) + count(Fate::Kept), count(Fate::Resurrected)), (locks + 4, 1));
+    let Counts { dropped, kept, .. } = result.result.counts;
+    assert_eq!((dropped, kept), (count(Fate::Dropped), count(Fate::Kept)));
+    let on_many = taken.iter().filter(|row| row.file.as_slice() == b"many").map(|row| row.range.start);
+    assert_eq!(on_many.collect::<std::collections::BTreeSet<_>>().len() as u64, locks);
 }
