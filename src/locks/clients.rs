@@ -14,12 +14,13 @@ use std::time::Duration;
 use ahash::RandomState;
 
 use super::api::{self, ClientId, ClientView};
+use super::file::Has;
 use super::freeing::Freeing;
 use super::held::{Held, Paths};
 use super::index::Index;
 use super::owners::Owners;
 use super::segment::{FileId, OwnerId};
-use super::segments::Change;
+use super::segments::{Change, Segments};
 use super::series::Series;
 use crate::shares::{Bounds, Full, Holder, Shares};
 use crate::spread::Spread;
@@ -72,8 +73,8 @@ pub(super) struct Client {
     held: Held,
     /// Locks and shares, by the server address that it called for them.
     paths: Paths,
-    /// Locks and shares held or pending, by file.
-    files: BTreeMap<FileId, u32>,
+    /// Files on which it holds or pends something.
+    files: BTreeSet<FileId>,
     /// Waiters, by file.
     waited: BTreeMap<FileId, u32>,
     /// Its place in the queue of those that make room, while it has no lock and no waiter.
@@ -102,7 +103,7 @@ impl Client {
 
     /// The files in which it holds or pends something.
     pub(super) fn files(&self) -> impl Iterator<Item = FileId> {
-        self.files.keys().copied()
+        self.files.iter().copied()
     }
 
     /// From now on no spellings of the process of this number are taken for one.
@@ -118,7 +119,7 @@ impl Client {
 
     /// The first file from that one on in which it has something.
     pub(super) fn held_from(&self, first: FileId) -> Option<FileId> {
-        self.files.range(first..).next().map(|(file, _)| *file)
+        self.files.range(first..).next().copied()
     }
 
     /// The first file from that one on in which it has something or waits.
@@ -130,11 +131,6 @@ impl Client {
     #[cfg(test)]
     pub(super) fn waited_with_counts(&self) -> impl Iterator<Item = (FileId, u32)> {
         self.waited.iter().map(|(file, count)| (*file, *count))
-    }
-
-    #[cfg(test)]
-    pub(super) fn files_with_counts(&self) -> impl Iterator<Item = (FileId, u32)> {
-        self.files.iter().map(|(file, count)| (*file, *count))
     }
 
     pub(super) fn view(&self) -> ClientView {
@@ -323,7 +319,7 @@ impl Clients {
             changes: 0,
             held: Held::default(),
             paths: Paths::default(),
-            files: BTreeMap::new(),
+            files: BTreeSet::new(),
             waited: BTreeMap::new(),
             idle_since: None,
         };
@@ -425,7 +421,9 @@ impl Clients {
         self.get(id).map(|client| Holder::Host(client.address))
     }
 
-    pub(super) fn observe(&mut self, change: &Change, owners: &Owners, file: Option<&FileHandle>) {
+    /// The segments are as the change has left them.
+    pub(super) fn observe(&mut self, change: &Change, owners: &Owners, segments: &Segments) {
+        let (file, handle) = (change.file(), segments.handle(change.file()));
         for (segment, before, after) in change.counts() {
             if before == after {
                 self.changed(segment.client);
@@ -438,6 +436,7 @@ impl Clients {
                 }
             };
             recount(&mut self.held);
+            let has = segments.has_of(file, segment.client);
             let path = owners.key(segment.owner).map(|key| key.via.server_address);
             let mut holder = None;
             self.update(segment.client, |client| {
@@ -447,10 +446,15 @@ impl Clients {
                 if let Some(path) = path {
                     client.paths.recount(path, recount);
                 }
-                recount_file(&mut client.files, change.file(), before, after);
+                // Its set of files is far from all else that a call needs: it is looked at only if it may change.
+                match has {
+                    Has::None => _ = client.files.remove(&file),
+                    Has::One => _ = client.files.insert(file),
+                    Has::More => {}
+                }
             });
             let Some(holder) = holder else { continue };
-            let weight = weight(file, owners, segment.owner);
+            let weight = weight(handle, owners, segment.owner);
             if after > before {
                 self.locks.take(holder, weight * (after - before));
             } else {

@@ -2,10 +2,12 @@
 //!
 //! Most files have few locks. Theirs stand in one list, which is looked through. A file that has many has a tree for
 //! each sort, so that who wants to read need not look at those who read, and it knows where each owner's segments
-//! begin, so that what one does with its own need not look at those of others.
+//! begin, so that what one does with its own need not look at those of others, and how many each client has.
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::api::ClientId;
 use super::intervals::{Intervals, Key, key, put_in};
 use super::segment::{Few, Kind, OwnerId, Segment};
 use crate::wire::types::{ByteRange, FileHandle};
@@ -58,6 +60,14 @@ fn owned(segment: &Segment) -> Owned {
     (owner, sort, start, number)
 }
 
+/// What a client has on a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Has {
+    None,
+    One,
+    More,
+}
+
 #[derive(Debug)]
 pub(super) struct File {
     pub(super) handle: FileHandle,
@@ -70,11 +80,12 @@ enum Kept {
     Many(Box<Many>),
 }
 
-/// A tree for each sort, and where each owner's segments begin.
+/// A tree for each sort, where each owner's segments begin, and how many each client has.
 #[derive(Debug, Default)]
 struct Many {
     trees: [Intervals; 3],
     owned: BTreeSet<Owned>,
+    clients: BTreeMap<ClientId, u32>,
 }
 
 impl File {
@@ -124,6 +135,19 @@ impl File {
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.few().len() + self.many().map_or(0, |many| many.trees.iter().map(Intervals::len).sum())
+    }
+
+    /// Whether the client has none of them, one, or more.
+    pub(super) fn has_of(&self, client: ClientId) -> Has {
+        let count = match &self.kept {
+            Kept::Few(list) => list.iter().filter(|s| s.client == client).take(2).count(),
+            Kept::Many(many) => many.clients.get(&client).map_or(0, |count| *count as usize),
+        };
+        match count {
+            0 => Has::None,
+            1 => Has::One,
+            _ => Has::More,
+        }
     }
 
     /// All but the first `n`.
@@ -309,6 +333,7 @@ impl Many {
     fn insert(&mut self, segment: Segment) {
         self.of_mut(Sort::of(segment.kind)).insert(segment);
         self.owned.insert(owned(&segment));
+        *self.clients.entry(segment.client).or_default() += 1;
     }
 
     fn take(
@@ -324,14 +349,24 @@ impl Many {
             taken.extend(keys.into_iter().filter_map(|key| self.of_mut(sort).remove(key)));
         }
         for segment in &taken {
-            self.owned.remove(&owned(segment));
+            self.forget(segment);
         }
         taken
     }
 
     fn remove(&mut self, segment: &Segment) {
         self.of_mut(Sort::of(segment.kind)).remove(key(segment));
+        self.forget(segment);
+    }
+
+    fn forget(&mut self, segment: &Segment) {
         self.owned.remove(&owned(segment));
+        if let Entry::Occupied(mut count) = self.clients.entry(segment.client) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 }
 

@@ -10,7 +10,8 @@
 
 use ahash::RandomState;
 
-use super::file::{File, Place};
+use super::api::ClientId;
+use super::file::{File, Has, Place};
 use super::index::Numbers;
 use super::numbered::Numbered;
 use super::segment::{Few, FileId, Kind, OwnerId, Segment};
@@ -135,6 +136,11 @@ impl Segments {
     /// How many the file has.
     pub(super) fn len(&self, file: FileId) -> usize {
         self.file(file).map_or(0, File::len)
+    }
+
+    /// What the client has on the file.
+    pub(super) fn has_of(&self, file: FileId, client: ClientId) -> Has {
+        self.file(file).map_or(Has::None, |f| f.has_of(client))
     }
 
     /// The same but the first `n`.

@@ -391,7 +391,7 @@ impl LockTable {
             self.enter(segment.client);
         }
         // First, while the owners of what was cut are still known.
-        self.clients.observe(change, &self.owners, self.segments.handle(file));
+        self.clients.observe(change, &self.owners, &self.segments);
         self.owners.observe(change);
     }
 
