@@ -4,14 +4,12 @@
 //! So a call that the other one refused must not be decided again here, and a lock that the policy gives up is
 //! dropped only if the other one has freed it: a lock that is left there is kept, in the run's result too.
 
-use super::api::{Call, Caller, ClientId, OtherDomain, Wanted};
+use super::api::{Call, Caller, ClientId, Wanted};
 use super::run::How;
 use super::segment::{FileId, Kind, Segment, Want};
-use super::silence::seconds;
 use super::table::LockTable;
 use crate::ranges::uncovered;
 use crate::wire::control::LockFate;
-use crate::wire::types::NsmState;
 use std::time::Duration;
 
 /// Whose lock was in the way of a reclaim.
@@ -31,7 +29,7 @@ impl LockTable {
     /// table.
     pub fn reclaim_was_refused(&mut self, now: Duration, caller: Caller, call: &Call) -> Option<InTheWay> {
         self.hear_of(now, caller.client);
-        let want = self.want(now, caller, call)?;
+        let want = self.want_of(now, caller, call)?;
         let other = self.in_the_way(&want).next().copied();
         let what = if other.is_some() { "has it" } else { ANOTHER };
         let in_the_way =
@@ -45,7 +43,7 @@ impl LockTable {
     /// The other lock manager has granted this LOCK to one of its waiters, and no call said so: its owner has it in place of
     /// what is weaker. Nothing is done where another owner of this table is in the way, or while a result is being written.
     pub fn was_granted(&mut self, now: Duration, caller: Caller, call: &Call) {
-        let Some(want) = self.want(now, caller, call) else { return };
+        let Some(want) = self.want_of(now, caller, call) else { return };
         if !self.is_settling() && self.in_the_way(&want).next().is_none() {
             for range in self.parts_without(&want, |_| true) {
                 self.cut_owned(want.place(), range, How::Replaced(want.lock.kind), |s| want.owns(s));
@@ -57,17 +55,10 @@ impl LockTable {
     }
 
     /// Its file is open, and its owner taken.
-    fn want(&mut self, now: Duration, caller: Caller, call: &Call) -> Option<Want> {
-        let (process, handle, range, kind) = call.subject()?;
-        let (state, monitored) = match call {
-            Call::Lock { state, monitored, .. } => (*state, *monitored),
-            _ => (NsmState::default(), true),
-        };
-        let file = self.open(handle)?;
-        let owner = self.owners.intern(caller.client, caller.via, &process);
-        let (client, epoch, since) = (caller.client, self.epoch, seconds(now));
-        let lock = Segment { range, owner, client, state, epoch, mark: 0, since, kind, monitored, offered: false };
-        Some(Want { caller, file, lock, len: range.nlm_len(), outside: OtherDomain::Unasked })
+    fn want_of(&mut self, now: Duration, caller: Caller, call: &Call) -> Option<Want> {
+        let subject = call.subject()?;
+        let file = self.open(subject.1)?;
+        Some(self.want(now, caller, call, subject, file))
     }
 
     /// Whether any of the range is pending as this owner's.

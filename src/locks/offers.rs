@@ -216,7 +216,7 @@ impl LockTable {
 
     /// CANCEL: of a waiter, or of an offer that crossed it on the wire.
     pub(super) fn cancel(&mut self, want: &Want) -> Handled {
-        let Some(id) = self.queued(want) else {
+        let Some(id) = self.live_waiter(want) else {
             self.suspect_sibling(want, false);
             return Handled::Reply(Verdict::Denied);
         };

@@ -29,7 +29,7 @@ const TURN: usize = 64;
 impl LockTable {
     /// A LOCK that repeats a queued one: of the same owner, range and mode. It keeps its place.
     pub(super) fn lock_again(&mut self, want: &Want, wait: Option<&Cookie>) -> Option<Handled> {
-        let id = self.queued(want)?;
+        let id = self.live_waiter(want)?;
         let in_grace = matches!(self.grace(), Grace::Strict | Grace::Recovery | Grace::Settling);
         let stands = uncovered(want.lock.range, self.waiters.stands(id)).is_empty();
         let waiter = self.waiters.get_mut(id)?;
@@ -63,9 +63,9 @@ impl LockTable {
         }
     }
 
-    /// The waiter that asked for exactly this. One that a run or a release has dropped is none, also before it is
-    /// swept.
-    pub(super) fn queued(&mut self, want: &Want) -> Option<u64> {
+    /// The waiter that asked for exactly this. One that a run or a release has dropped is none: if it is not swept yet, it
+    /// goes here.
+    pub(super) fn live_waiter(&mut self, want: &Want) -> Option<u64> {
         let is_it = |w: &Waiter| w.want.lock.range == want.lock.range && w.want.lock.kind == want.lock.kind;
         let id = self.waiters.find(want.lock.owner, want.file, is_it)?;
         if self.waiters.get(id).is_some_and(|waiter| self.is_void_waiter(waiter)) {

@@ -9,7 +9,7 @@ use super::api::{Call, Caller, ClientId, Effect, Handled, Holder, OtherDomain, V
 use super::caps::Need;
 use super::late_window::LateReclaim;
 use super::run::How;
-use super::segment::{FileId, Kind, OwnerId, Segment, Want};
+use super::segment::{FileId, Kind, OwnerId, Segment, Subject, Want};
 use super::silence::seconds;
 use super::spellings::MAX_LOOKED_AT;
 use super::table::{LockTable, STEP};
@@ -32,21 +32,16 @@ impl LockTable {
     /// the answer.
     pub fn handle_after(&mut self, now: Duration, caller: Caller, call: &Call, outside: OtherDomain) -> Handled {
         self.hear_of(now, caller.client);
-        let Some((process, handle, range, kind)) = call.subject() else { return self.free_all_of(caller.client) };
-        let Some(client) = self.clients.get(caller.client) else { return Handled::Reply(Verdict::NoLocks) };
-        let (state, monitored, len) = match call {
-            Call::Lock { state, monitored, wanted, .. } => (*state, *monitored, wanted.len),
-            _ => (client.nsm_state, true, range.nlm_len()),
-        };
-        let Some(file) = self.open(handle) else { return Handled::Reply(Verdict::NoLocks) };
+        let Some(subject) = call.subject() else { return self.free_all_of(caller.client) };
+        if self.clients.get(caller.client).is_none() {
+            return Handled::Reply(Verdict::NoLocks);
+        }
+        let Some(file) = self.open(subject.1) else { return Handled::Reply(Verdict::NoLocks) };
         if !self.purge_some(file) {
             return Handled::More;
         }
-        let owner = self.owners.intern(caller.client, caller.via, &process);
-        let (client, epoch) = (caller.client, self.epoch);
-        let since = seconds(now);
-        let lock = Segment { range, owner, client, state, epoch, mark: 0, since, kind, monitored, offered: false };
-        let want = Want { caller, file, lock, len, outside };
+        let want = Want { outside, ..self.want(now, caller, call, subject, file) };
+        let Segment { owner, range, kind, state, .. } = want.lock;
         let met_its_own = self.take_over(&want, call);
         let handled = match call {
             Call::Test(_) if met_its_own => self.test_free(),
@@ -64,6 +59,27 @@ impl LockTable {
         self.owners.release(owner);
         self.close(file);
         handled
+    }
+
+    /// What the call asks for on this file, which is open. Its owner is taken.
+    // Each call passes here.
+    #[inline]
+    pub(super) fn want(
+        &mut self,
+        now: Duration,
+        caller: Caller,
+        call: &Call,
+        (process, _, range, kind): Subject<'_>,
+        file: FileId,
+    ) -> Want {
+        let (client, epoch, since) = (caller.client, self.epoch, seconds(now));
+        let (state, monitored, len) = match call {
+            Call::Lock { state, monitored, wanted, .. } => (*state, *monitored, wanted.len),
+            _ => (self.clients.get(client).map_or_else(NsmState::default, |c| c.nsm_state), true, range.nlm_len()),
+        };
+        let owner = self.owners.intern(client, caller.via, &process);
+        let lock = Segment { range, owner, client, state, epoch, mark: 0, since, kind, monitored, offered: false };
+        Want { caller, file, lock, len, outside: OtherDomain::Unasked }
     }
 
     /// A LOCK carries the client's state number. Another one than before is evidence of a reboot

@@ -151,14 +151,17 @@ impl Kind {
     }
 }
 
+/// Whose process a call is about, on which file, which range, and of what kind.
+pub(super) type Subject<'a> = (Cow<'a, Process>, &'a FileHandle, ByteRange, Kind);
+
 impl Call {
     /// The file that it is about; `None` for FREE_ALL.
     pub fn file(&self) -> Option<&FileHandle> {
         self.subject().map(|(_, file, ..)| file)
     }
 
-    /// Whose process it is about, on which file, which range, and of what kind; `None` for FREE_ALL.
-    pub(super) fn subject(&self) -> Option<(Cow<'_, Process>, &FileHandle, ByteRange, Kind)> {
+    /// What it is about; `None` for FREE_ALL.
+    pub(super) fn subject(&self) -> Option<Subject<'_>> {
         let share = |oh: &OwnerHandle| Cow::Owned(Process { svid: Svid(0), oh: oh.clone() });
         // The edge lets only 0 to 3 through; anything else can exclude no more than "both".
         let bits = |n: u32| u8::try_from(n & 3).unwrap_or(3);
