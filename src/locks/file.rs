@@ -385,7 +385,8 @@ mod tests {
 
     fn segment(owner: u32, kind: Kind, range: ByteRange) -> Segment {
         let range = if matches!(kind, Kind::Share { .. }) { ByteRange::ALL } else { range };
-        Segment::sample(owner, kind, range)
+        // Each client has two owners.
+        Segment { client: ClientId(owner / 2), ..Segment::sample(owner, kind, range) }
     }
 
     /// A file, and a list that is asked by going through all of it.
@@ -449,6 +450,13 @@ mod tests {
                 assert_eq!(self.file.after(Some(after)).copied().collect::<Vec<_>>(), behind);
             }
             assert_eq!(self.file.is_empty(), self.list.is_empty());
+            let client = ClientId(owner.0 / 2);
+            let has = match self.list.iter().filter(|s| s.client == client).count() {
+                0 => Has::None,
+                1 => Has::One,
+                _ => Has::More,
+            };
+            assert_eq!(self.file.has_of(client), has);
         }
     }
 

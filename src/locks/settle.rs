@@ -5,9 +5,9 @@
 //! 2. [`settle_scan`](LockTable::settle_scan) decides about each client and writes down what will be dropped and kept
 //!    ([`Stage`]). It looks only at the files of clients that have something pending, at each file once.
 //!    What is written down may be [taken out](LockTable::take_rows) meanwhile.
-//! 3. The caller makes [`settle_result`](LockTable::settle_result) durable. If a reclaim of what is about to be
-//!    dropped [came in time](LockTable::came_in_time), it cancels, lets the calls that wait be decided in grace,
-//!    and settles anew: what came before the instant is never answered by what others got after it. Then nothing is
+//! 3. The caller makes durable what it took out, and the rest, [`settle_result`](LockTable::settle_result). If a reclaim
+//!    of what is about to be dropped [came in time](LockTable::came_in_time), it cancels, lets the calls that wait be
+//!    decided in grace, and settles anew: what came before the instant is never answered by what others got after it. Then nothing is
 //!    dropped of the hosts that reclaimed, so each host causes that once, by whatever names it calls. When many hosts have
 //!    caused it, one after the other, all that is pending is kept.
 //! 4. [`settle_commit`](LockTable::settle_commit) is the instant: nothing is pending any more. A

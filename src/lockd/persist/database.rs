@@ -321,6 +321,10 @@ impl Database {
                 next = results::write(to, ended, from)?;
                 written += 1;
             }
+            // What a result lists is dropped: one of which a part is missing must not come to be.
+            if next.is_none() && !results::has_first_locks(to, ended)? {
+                return Err(PersistError::Write("locks that were written before are missing".into()));
+            }
             Ok(next)
         })
     }

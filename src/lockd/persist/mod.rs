@@ -7,8 +7,10 @@
 //! all that is queued, writes it in one transaction, and only then answers each job: so a hundred
 //! first LOCKs cost one `fsync`, and an answer means "on disk".
 //!
-//! The result of a run may have a million rows. It is written in pages ([`results`]), in transactions that end with the first
-//! page during which something else came, and between two of them what came. Only what reads, or is about runs, waits until the result is whole ([`Work`]).
+//! The result of a run may have a million rows. It is written in pages ([`results`]). The first of them come while the run is
+//! scanned, as changes with transactions of their own. The others come with the end of the run; a transaction ends with the
+//! first page during which something else came, and what came is written next. Then only what reads, or is about runs, waits
+//! until the result is whole ([`Work`]).
 //!
 //! What must hold:
 //! - Jobs are written in the order in which they were submitted, but that those about clients overtake a result and what
@@ -70,6 +72,10 @@ impl Job {
             Self::Read(_) => true,
         }
     }
+
+    fn is_page(&self) -> bool {
+        matches!(self, Self::Write(change, _) if matches!(**change, Change::Rows { .. }))
+    }
 }
 
 /// The way to the database. Cloned freely.
@@ -100,6 +106,21 @@ impl Persist {
     /// Queues a change and waits until it is durable.
     pub async fn write(&self, change: Change) -> Result<(), PersistError> {
         durably(self.submit(change)).await
+    }
+
+    /// Queues changes one behind the other, each when there is room for it, and waits until all are durable.
+    pub async fn write_all(&self, changes: Vec<Change>) -> Result<(), PersistError> {
+        let mut answers = Vec::new();
+        for change in changes {
+            let (done, answer) = oneshot::channel();
+            let job = Job::Write(Box::new(change), done);
+            self.jobs.send(job).await.map_err(|_| PersistError::Closed)?;
+            answers.push(answer);
+        }
+        for answer in answers {
+            durable(answer).await?;
+        }
+        Ok(())
     }
 
     /// The sums of an ended run.
@@ -266,7 +287,7 @@ impl Work {
                 break;
             }
             let waiting = if self.result.is_none() { self.behind.pop_front() } else { None };
-            let is_done = self.result.is_none() && batch.changes.is_empty() && batch.reads.is_empty();
+            let is_done = self.result.is_none() && batch.is_empty();
             let job = match waiting.map_or_else(|| self.queue.try_recv(), Ok) {
                 Ok(job) => job,
                 Err(TryRecvError::Disconnected) if is_done => return None,
@@ -275,6 +296,10 @@ impl Work {
             };
             match job {
                 job if self.result.is_some() && job.keeps_its_place() => self.behind.push_back(job),
+                job if !batch.is_empty() && job.is_page() != batch.has_pages() => {
+                    self.behind.push_front(job);
+                    break;
+                }
                 Job::Read(read) => batch.reads.push(read),
                 Job::Write(change, done) => match *change {
                     Change::Ended(ended) => {
@@ -293,35 +318,29 @@ impl Work {
 
     /// Writes first, in one transaction, then answers the reads: a reader sees what was submitted before.
     fn run_batch(&mut self, Batch { changes, waiting, reads }: Batch) {
-        let applied = if changes.is_empty() { Ok(()) } else { self.apply(&changes) };
-        match applied {
+        let together = if changes.is_empty() { Ok(()) } else { self.database.apply(&changes) };
+        for (change, done) in changes.iter().zip(waiting) {
             // One bad change must not deny the others theirs.
-            Err(_) if changes.len() > 1 => {
-                for (change, done) in changes.iter().zip(waiting) {
-                    let _ = done.send(self.apply(std::slice::from_ref(change)));
-                }
+            let alone = together.is_err() && changes.len() > 1;
+            let applied = if alone { self.database.apply(std::slice::from_ref(change)) } else { together.clone() };
+            if let Change::Rows { run, first, .. } = change {
+                self.page_applied(*run, *first, applied.is_ok());
             }
-            applied => {
-                for done in waiting {
-                    let _ = done.send(applied.clone());
-                }
-            }
+            let _ = done.send(applied);
         }
         for read in reads {
             read(&self.database);
         }
     }
 
-    fn apply(&mut self, changes: &[Change]) -> Result<(), PersistError> {
-        let applied = self.database.apply(changes);
-        for change in changes {
-            if let Change::Rows { run, .. } = change {
-                // Where one fails there will be no result, and the others go.
-                self.begun = applied.is_ok().then_some(*run);
-                self.has_parts |= applied.is_err();
-            }
+    /// With its first page a result begins. Where a page fails there will be no result, and the other pages go.
+    fn page_applied(&mut self, run: RunId, first: usize, applied: bool) {
+        match (applied, first) {
+            (false, _) => self.begun = None,
+            (true, 0) => self.begun = Some(run),
+            (true, _) => {}
         }
-        applied
+        self.has_parts |= self.begun != Some(run);
     }
 
     /// Writes the next part of the result. With none to write it removes a part of what is no result.
@@ -338,9 +357,11 @@ impl Work {
         match database.write_result(&ended, next, *pages_at_once, || queue.is_empty()) {
             Ok(Some(next)) => self.result = Some(Writing { ended, next, done }),
             end => {
+                let run = ended.result.run;
                 // Whoever waits for the answer frees its rows.
                 drop(ended);
-                (self.begun, self.has_parts) = (None, true);
+                self.begun.take_if(|begun| *begun == run);
+                self.has_parts = true;
                 let _ = done.send(end.map(|_| ()));
             }
         }
@@ -354,6 +375,16 @@ struct Batch {
     /// Who waits for each.
     waiting: Vec<Waiting>,
     reads: Vec<Read>,
+}
+
+impl Batch {
+    fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.reads.is_empty()
+    }
+
+    fn has_pages(&self) -> bool {
+        matches!(self.changes.first(), Some(Change::Rows { .. }))
+    }
 }
 
 #[cfg(test)]

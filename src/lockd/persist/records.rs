@@ -163,8 +163,8 @@ pub enum Change {
         /// The clients to notify.
         clients: Arc<Vec<RunClient>>,
     },
-    /// Locks of the result of a run that is about to end, `first` of them written before. Until [`Ended`](Self::Ended) they
-    /// are none.
+    /// Locks of the result of a run that is about to end, a full page of them, with `first` before them. Until
+    /// [`Ended`](Self::Ended) comes they are no part of any result.
     Rows { run: RunId, first: usize, rows: List<LockFate, PAGE> },
     /// The run has ended; replaces its record.
     Ended(EndedRun),

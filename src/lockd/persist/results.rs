@@ -107,6 +107,15 @@ pub(super) fn write(to: &Transaction<'_>, ended: &SlicedResult, from: Stage) -> 
     Ok(Some(stage))
 }
 
+/// Whether the locks are there that came before the rest of the result.
+pub(super) fn has_first_locks(from: &Connection, ended: &SlicedResult) -> rusqlite::Result<bool> {
+    let (run, first) = (ended.result.run, ended.first_lock());
+    let pages: i64 = from
+        .prepare_cached("SELECT count(*) FROM page WHERE run = ?1 AND kind = ?2 AND first < ?3")?
+        .query_row(params![run.0, LockFate::KIND, number(first as u64)], |row| row.get(0))?;
+    Ok(pages == number((first / PAGE) as u64))
+}
+
 /// All of it is there.
 fn end(to: &Transaction<'_>, run: RunId) -> rusqlite::Result<()> {
     to.execute("DELETE FROM active_run WHERE id = ?1", params![run.0])?;
@@ -183,11 +192,11 @@ pub(super) fn sweep(to: &Transaction<'_>, but: Option<RunId>) -> rusqlite::Resul
     Ok(more)
 }
 
-/// Removes a page of what stands where the run's result comes, or as many late reclaims; whether there was one. Its first
-/// locks are written.
+/// Removes a page of what stands where the run's result comes, or as many late reclaims; whether there was one. The
+/// locks before `first_lock` are written, in full pages.
 fn sweep_own_page(to: &Transaction<'_>, run: RunId, first_lock: usize) -> rusqlite::Result<bool> {
-    let locks = params![run.0, LockFate::KIND, number(first_lock as u64)];
-    Ok(remove_some(to, "page", "run = ?1 AND (kind <> ?2 OR first >= ?3)", 1, locks)?
+    let locks = params![run.0, LockFate::KIND, number(first_lock as u64), number(PAGE as u64)];
+    Ok(remove_some(to, "page", "run = ?1 AND (kind <> ?2 OR first >= ?3 OR first % ?4 <> 0)", 1, locks)?
         || remove_some(to, "late", "run = ?1", PAGE, [run.0])?)
 }
 

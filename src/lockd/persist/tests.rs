@@ -316,12 +316,48 @@ fn locks_that_come_before_the_rest_of_their_result_are_none_without_it() {
     assert!(work.round());
     work.until(&mut whole).unwrap();
     assert!(work.numbers(run).unwrap().into_iter().eq(0..2 * page + 5));
+}
 
+#[test]
+fn locks_without_the_rest_of_their_result_are_gone_after_a_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let (persist, mut work, _) = work(dir.path());
     work.write(&persist, Change::Begin(run_record(1))).unwrap();
     work.write(&persist, page_of(0, 0)).unwrap();
+    assert_eq!((work.count("page"), work.count("result")), (1, 1));
     drop((persist, work));
     let (_, work, found) = super::tests::work(dir.path());
-    assert_eq!((found.run, work.numbers(run).map(|rows| rows.len())), (Some(run_record(1)), Some(2 * PAGE + 5)));
+    assert_eq!((found.run, found.ended), (Some(run_record(1)), Vec::new()));
+    assert_eq!((work.count("page"), work.count("result")), (0, 0));
+}
+
+#[test]
+fn the_end_of_another_run_takes_no_locks_away_that_are_written_already() {
+    let dir = tempfile::tempdir().unwrap();
+    let (persist, mut work, _) = work(dir.path());
+    work.write(&persist, Change::Begin(run_record(1))).unwrap();
+    for n in 0..2 {
+        work.write(&persist, page_of(n, n as u64 * PAGE as u64)).unwrap();
+    }
+    work.write(&persist, end_of(FullResult { locks: rows(0, 5), ..result(2) })).unwrap();
+    for client in 0..4 {
+        work.write(&persist, Change::Monitor(record(&client.to_string(), "127.0.0.2"))).unwrap();
+    }
+    work.write(&persist, rest_behind(2 * PAGE, 0, 0)).unwrap();
+    assert!(work.numbers(RunId([1; 16])).unwrap().into_iter().eq(0..2 * PAGE as u64));
+}
+
+#[test]
+fn a_result_whose_first_locks_are_missing_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (persist, mut work, _) = work(dir.path());
+    work.write(&persist, Change::Begin(run_record(1))).unwrap();
+    work.write(&persist, page_of(1, 0)).unwrap();
+    let error = work.write(&persist, rest_behind(2 * PAGE, 0, 5)).unwrap_err().to_string();
+    assert!(error.contains("missing"), "{error}");
+    assert_eq!(work.numbers(RunId([1; 16])), None);
+    drop((persist, work));
+    assert_eq!(super::tests::work(dir.path()).2.run, Some(run_record(1)));
 }
 
 #[test]
@@ -331,6 +367,9 @@ fn locks_of_a_settle_that_was_cancelled_are_in_no_result() {
         let dir = tempfile::tempdir().unwrap();
         let (persist, mut work, _) = work(dir.path());
         work.write(&persist, Change::Begin(run_record(1))).unwrap();
+        // A result was whole, with a first page that is not full, and was taken back.
+        work.write(&persist, rest_behind(5, 1_000_000, PAGE + 7)).unwrap();
+        work.write(&persist, Change::TakenBack(run_record(1))).unwrap();
         for n in 0..3 {
             work.write(&persist, page_of(n, 1_000_000)).unwrap();
         }
@@ -339,6 +378,7 @@ fn locks_of_a_settle_that_was_cancelled_are_in_no_result() {
         }
         work.write(&persist, rest_behind(anew * PAGE, anew as u64 * page, rest)).unwrap();
         let all = anew as u64 * page + rest as u64;
+        assert_eq!(work.count("page"), anew + rest.div_ceil(PAGE));
         assert!(work.numbers(run).unwrap().into_iter().eq(0..all), "{anew} pages anew and {rest} locks behind");
     }
 }

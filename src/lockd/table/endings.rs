@@ -1,7 +1,7 @@
 //! The end of a run inside the daemon: settled in slices, its result durable, then the commit; or aborted.
 //!
-//! A result may have a million locks. So they go to the disk page by page while the scan finds them, and the scan waits for
-//! the disk if that is [slower](AHEAD). The rest of the result, which makes it one, follows when they are all there.
+//! A result may have a million locks, so they are never all here: [some pages](PAGES_AT_ONCE) go to the disk while the run is
+//! scanned, and then the scan goes on. The rest of the result, which makes it one, follows when they are all there.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,8 +20,8 @@ const RECLAIM_OUTSIDE: &str = "a reclaim waits for the disk or for the file serv
 /// Between two looks at the clock: locks scanned, files swept.
 const SCAN_STEP: usize = 128;
 const SWEEP_STEP: usize = 1;
-/// Pages of a result that may be on their way to the disk: what comes meanwhile of a client is not long behind them.
-pub(super) const AHEAD: usize = 16;
+/// Pages of a result's locks that are written together: what comes meanwhile of a client is not long behind them.
+pub(super) const PAGES_AT_ONCE: usize = 8;
 /// A result that the disk did not take is tried again after this.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// So many late reclaims are written together once the disk takes their run's result.
@@ -146,7 +146,7 @@ impl Owner {
     }
 
     pub(super) fn scan(&mut self) {
-        if self.runs.ending.awaits_page {
+        if self.runs.ending.awaits_pages {
             return;
         }
         let Some(run) = self.active_run() else { return self.write_rest() };
@@ -154,15 +154,13 @@ impl Owner {
         loop {
             let is_done = self.table.settle_scan(SCAN_STEP);
             while let Some((first, rows)) = self.table.take_rows() {
-                let page = Change::Rows { run, first, rows: List::clipped(rows) };
-                self.runs.ending.pages.push_back(self.persist.submit(page));
+                self.runs.ending.pages.push(Change::Rows { run, first, rows: List::clipped(rows) });
             }
-            let Ending { pages, awaits_page, .. } = &mut self.runs.ending;
-            if (is_done || pages.len() > AHEAD)
-                && let Some(oldest) = pages.pop_front()
-            {
-                *awaits_page = true;
-                self.work.spawn(async move { Done::PageDurable(durably(oldest).await) });
+            let count = self.runs.ending.pages.len();
+            if count >= PAGES_AT_ONCE || (is_done && count > 0) {
+                self.runs.ending.awaits_pages = true;
+                let (pages, persist) = (std::mem::take(&mut self.runs.ending.pages), self.persist.clone());
+                self.work.spawn(async move { Done::PagesDurable(persist.write_all(pages).await) });
                 return;
             }
             if is_done {
@@ -174,8 +172,8 @@ impl Owner {
         }
     }
 
-    pub(super) fn page_durable(&mut self, durable: Result<(), PersistError>) {
-        self.runs.ending.awaits_page = false;
+    pub(super) fn pages_durable(&mut self, durable: Result<(), PersistError>) {
+        self.runs.ending.awaits_pages = false;
         if let Err(error) = durable {
             self.not_written(&error);
         }

@@ -29,6 +29,7 @@
 //!                                                     |                           '--reclaim, durable?--> Active
 //!                                                     '---- abort ---------------------------------> Idle
 //! ```
+//! Most of a result goes to the disk in Scanning. A part that the disk refuses, there or in Writing, leads back to Active.
 //! What a run dropped is freed in slices after it. The next run is marked when that is done.
 //!
 //! What must hold:

@@ -345,7 +345,7 @@ impl Owner {
             Done::QuietOver(cap) => self.quiet_over(cap),
             Done::BeginDurable(outcome) => self.begin_durable(outcome),
             Done::Raised(outcome) => self.raised(outcome),
-            Done::PageDurable(outcome) => self.page_durable(outcome),
+            Done::PagesDurable(outcome) => self.pages_durable(outcome),
             Done::ResultDurable(outcome) => self.result_durable(outcome),
             Done::TakenBack(outcome) => self.taken_back(outcome),
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::records::NotRecorded;
-use crate::lockd::persist::{Durable, PersistError};
+use crate::lockd::persist::Change;
 use crate::rpc::server::ConnectionId;
 use crate::wire::control::{BeginArgs, Begun, Refusal, RunId, RunResult};
 use crate::wire::types::{NsmState, ms};
@@ -54,10 +54,10 @@ pub(super) struct Beginning {
 #[derive(Debug, Default)]
 pub(super) struct Ending {
     pub(super) result: Option<RunResult>,
-    /// Pages of the result's locks that are on the way to the disk, the oldest first.
-    pub(super) pages: VecDeque<Result<Durable, PersistError>>,
-    /// The scan goes on when the page before these is on disk.
-    pub(super) awaits_page: bool,
+    /// Pages of the result's locks that go to the disk next.
+    pub(super) pages: Vec<Change>,
+    /// The scan goes on when the pages before these are on disk.
+    pub(super) awaits_pages: bool,
     pub(super) answers: Vec<Refusable<RunResult>>,
     /// No controller asked for it.
     pub(super) alone: bool,
@@ -102,7 +102,7 @@ impl Runs {
     pub(super) fn is_slicing(&self) -> bool {
         match self.phase {
             Phase::Entering(_) => true,
-            Phase::Scanning => !self.ending.awaits_page,
+            Phase::Scanning => !self.ending.awaits_pages,
             Phase::Idle | Phase::Beginning(_) | Phase::Raising(_) | Phase::Active | Phase::Writing => false,
         }
     }

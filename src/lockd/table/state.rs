@@ -41,7 +41,7 @@ pub(super) enum Done {
     QuietOver(Cap),
     BeginDurable(Result<NsmState, NotRecorded>),
     Raised(Result<NsmState, PersistError>),
-    PageDurable(Result<(), PersistError>),
+    PagesDurable(Result<(), PersistError>),
     ResultDurable(Result<(), PersistError>),
     TakenBack(Result<(), PersistError>),
 }

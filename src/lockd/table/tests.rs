@@ -6,7 +6,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
-use super::endings::AHEAD;
+use super::endings::PAGES_AT_ONCE;
 use super::phase::Refusable;
 use super::*;
 use crate::host::{Machine, StatdDir};
@@ -291,21 +291,20 @@ async fn settling(world: &mut World, pages: usize) -> tokio::task::JoinHandle<Re
 }
 
 #[tokio::test]
-async fn the_scan_is_not_far_ahead_of_the_disk_and_the_result_comes_when_all_its_locks_are_there() {
-    let (mut world, pages) = (World::new(), AHEAD + 3);
+async fn the_scan_waits_for_the_disk_and_the_result_comes_when_all_its_locks_are_there() {
+    let (mut world, pages) = (World::new(), PAGES_AT_ONCE + 3);
     let settling = settling(&mut world, pages).await;
-    let mut pending = std::collections::VecDeque::new();
+    let mut on_the_way = Vec::new();
     for page in 0..pages {
-        if page > AHEAD {
-            assert!(timeout(A_MOMENT, world.disk.recv()).await.is_err(), "{page} pages are on the way");
-            let oldest: DurableSender = pending.pop_front().unwrap();
-            oldest.send(Ok(())).unwrap();
+        if page == PAGES_AT_ONCE {
+            assert!(timeout(A_MOMENT, world.disk.recv()).await.is_err(), "these are not on disk");
+            on_the_way.drain(..).for_each(|done: DurableSender| done.send(Ok(())).unwrap());
         }
         let (Change::Rows { first, rows, .. }, done) = world.change().await else { panic!("a page") };
         assert_eq!((first, rows.as_slice().len()), (page * PAGE, PAGE));
-        pending.push_back(done);
+        on_the_way.push(done);
     }
-    for done in pending {
+    for done in on_the_way {
         assert!(timeout(A_MOMENT, world.disk.recv()).await.is_err(), "not all pages are on disk");
         done.send(Ok(())).unwrap();
     }
