@@ -55,7 +55,14 @@ async fn a_run_can_be_resumed_while_it_is_still_on() {
     assert_eq!((ran.locks("reclaimed"), ran.locks("kept"), ran.locks("dropped")), (4, 2, 0));
 }
 
+    let active = world.run(&["status"]).await.exits(0).json()["run"].clone();
+    assert_eq!(active["controller"]["alive"], true, "{active:#}");
+    let by = format!("nlmctl (pid {}) works on it", active["controller"]["pid"]);
+    assert!(world.run(&["resync", "--yes"]).await.exits(4).stderr.contains(&by));
 #[tokio::test(flavor = "multi_thread")]
+    let active = world.run(&["status"]).await.exits(0).json()["run"].clone();
+    assert_eq!(active["controller"]["alive"], false, "{active:#}");
+    assert!(world.run(&["resync", "--yes"]).await.exits(4).stderr.contains("no nlmctl works on it"));
 async fn a_resumed_run_tells_the_rest_under_the_names_that_it_began_with() {
     let world = World::locked(2, 1).await;
     world.behave(0, Behaviour::deaf());

@@ -106,7 +106,7 @@ fn caution(caution: Caution) -> Finding {
 }
 
 fn busy(status: &Status, can: &Capabilities) -> Finding {
-    match refuse_busy(status, can) {
+    match refuse_busy(status, can, None) {
         Ok(()) => Finding::ok("grace", "no run and no grace period is active"),
         Err(Failure { message, remedy, .. }) => Finding::new("grace", Severity::Problem, message, remedy),
     }

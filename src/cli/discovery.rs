@@ -95,7 +95,7 @@ async fn of_lockd(wanted: For) -> Result<Arc<dyn LockManager>, Failure> {
         Part::Manager => return Ok(Arc::new(Grace::new(program))),
         Part::MustBeIdle => {
             let front = Grace::new(program);
-            refuse_busy(&front.status().await?, &front.info().await?.capabilities)?;
+            refuse_busy(&front.status().await?, &front.info().await?.capabilities, None)?;
         }
         Part::None => {}
     }

@@ -36,7 +36,7 @@ pub(super) async fn run(context: &Context, args: ResyncArgs) -> Result<u8, Failu
         let _ = view.await;
         return finish(context, &resumed?);
     }
-    let store = controller::catch_up(&*manager, store).await?;
+    let store = controller::catch_up_idle(&*manager, store).await?;
     let plan = controller::plan(&*manager, &request, &options).await?;
     if let Some(words) = manager.nothing_to_resync().await? {
         context.print_done(&plan.report(), 0)?;

@@ -52,9 +52,9 @@ use self::record::Record;
 use self::statds::Probes;
 use crate::manager::{Caution, LockManager, ManagerError, Weight};
 use crate::nsm::Target;
-use crate::report::{Failure, Outcome, Phase, Progress, RunReport};
+use crate::report::{Failure, Outcome, Phase, Progress, RunHead, RunReport};
 use crate::resync::consent::Consent;
-use crate::resync::plan::{self, Draft, Observation, Plan, Request};
+use crate::resync::plan::{self, Draft, Observation, Plan, Request, refuse_busy};
 use crate::resync::run::{Ending, Run, Terms};
 use crate::store::{ControllerLock, NewRun, Store, StoredRun};
 use crate::wire::control::{BeginArgs, Capabilities, ClientRow, RunId, Scope};
@@ -142,6 +142,25 @@ pub async fn catch_up(manager: &dyn LockManager, store: Store) -> Result<Store, 
     let record = Record::new(store);
     results::catch_up(manager, &record).await?;
     record.into_store()
+}
+
+/// Likewise, for a command that no active run allows.
+///
+/// # Errors
+/// Also while a run or another grace period is active: who works on that run is named.
+pub async fn catch_up_idle(manager: &dyn LockManager, store: Store) -> Result<Store, ControllerError> {
+    let record = Record::new(catch_up(manager, store).await?);
+    refuse_active(manager, &record).await?;
+    record.into_store()
+}
+
+async fn refuse_active(manager: &dyn LockManager, record: &Record) -> Result<(), ControllerError> {
+    let (status, can) = (manager.status().await?, manager.info().await?.capabilities);
+    let controller = match status.run.0.as_ref().map(|active| active.run) {
+        Some(run) => record.with(move |store| store.controller_of(run)).await?,
+        None => None,
+    };
+    Ok(refuse_busy(&status, &can, controller)?)
 }
 
 /// Carries the plan out and reports what came of it. Waits for the end of the run, or for a signal:
@@ -248,13 +267,10 @@ pub async fn resume(
     let (record, _lock) = take_over(store).await?;
     let status = manager.status().await?;
     let (endpoint, instance) = (manager.endpoint(), status.instance);
-    let Some(left) = record.with(move |store| store.unfinished(&endpoint, instance)).await? else {
-        return Err(Failure::usage(
-            format!("there is no run to resume: every run of this record at {} has ended", manager.endpoint()),
-            "`nlmctl runs list` shows them; leave out --resume for a new run",
-        )
-        .into());
-    };
+    let (left, newest) = record
+        .with(move |store| Ok((store.unfinished(&endpoint, instance)?, store.newest(&endpoint, instance)?)))
+        .await?;
+    let Some(left) = left else { return Err(nothing_to_resume(&manager.endpoint(), newest).into()) };
     let info = manager.info().await?;
     if !results::is_active(left.id, &status) {
         results::catch_up(&*manager, &record).await?;
@@ -276,6 +292,21 @@ pub async fn resume(
     let (machine, first) = Run::resume(terms, left.phase);
     let drive = Drive::new(manager, record.clone(), orders, machine, progress, signals);
     conclude(&record, left.id, drive.run(first).await?).await
+}
+
+fn nothing_to_resume(endpoint: &str, newest: Option<RunHead>) -> Failure {
+    let Some(RunHead { id, outcome, exit, .. }) = newest else {
+        return Failure::refused(
+            format!("there is no run to resume: this record has no run at {endpoint}"),
+            "name the record of the run with --db; leave out --resume for a new run",
+        );
+    };
+    let how = outcome.map_or_else(String::new, |outcome| format!(" ({outcome})"));
+    let exit = exit.map_or_else(String::new, |exit| format!(", with exit status {exit}"));
+    Failure::refused(
+        format!("there is no run to resume: the newest run at {endpoint}, {id}, has ended{how}{exit}"),
+        format!("`nlmctl runs show {id}` has its result; leave out --resume for a new run"),
+    )
 }
 
 /// The names of the run's notices. Under others the clients that are told now would ack, and not match: they would look

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::record::Record;
-use super::{ControllerError, Options, Signals, carry_out, plan_of, probe_clients, results, take_over};
+use super::{ControllerError, Options, Signals, carry_out, plan_of, probe_clients, refuse_active, results, take_over};
 use crate::host::unix_ms;
 use crate::manager::{LockManager, ManagerError};
 use crate::report::{
@@ -89,6 +89,7 @@ pub async fn reconcile(
 ) -> Result<ReconcileReport, ControllerError> {
     let (record, lock) = take_over(store).await?;
     results::catch_up(&*manager, &record).await?;
+    refuse_active(&*manager, &record).await?;
     let mut round = Round::look(manager, Some(&record), terms, options).await?;
     round.remember(&record).await?;
     let stopped = match round.refuse_too_many() {
@@ -107,7 +108,7 @@ impl Round {
     ) -> Result<Self, ControllerError> {
         let info = manager.info().await?;
         refuse_unable(info.software.as_str(), &info.capabilities)?;
-        refuse_busy(&manager.status().await?, &info.capabilities)?;
+        refuse_busy(&manager.status().await?, &info.capabilities, None)?;
         let mut rows = manager.clients().await?;
         rows.retain(|row| at_stake(row) > 0 && !row.addresses.as_slice().is_empty());
         let names = if terms.names.is_empty() { info.names.into_vec() } else { terms.names.clone() };

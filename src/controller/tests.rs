@@ -447,7 +447,12 @@ async fn a_signal_after_the_announcement_leaves_the_run_and_a_resume_ends_it() {
     assert_eq!(report.run.id, left.run.id);
     assert_eq!((report.run.outcome, report.run.exit), (Some(Outcome::Settled), Some(0)));
     assert_eq!(report.state.new, Some(9));
-    assert!(is(&go_on(&fake, &books).await, FailureKind::Usage), "nothing is left to resume");
+    let Err(ControllerError::Operator(nothing)) = go_on(&fake, &books).await else {
+        panic!("nothing is left to resume")
+    };
+    assert_eq!(nothing.kind, FailureKind::Refused);
+    let named = format!("{}, has ended (settled), with exit status 0", left.run.id);
+    assert!(nothing.message.contains(&named), "{nothing}");
 }
 
 #[tokio::test]

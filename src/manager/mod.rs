@@ -60,9 +60,7 @@ impl ManagerError {
         match self {
             Self::Unreachable { remedy, .. } => remedy.clone(),
             Self::Refused(refusal) => match refusal.code {
-                RefusalCode::RunActive => {
-                    "wait for the end of that run (`nlmctl status`), or resume it (`nlmctl resync --resume`)".into()
-                }
+                RefusalCode::RunActive => "`nlmctl status` shows that run, and whether an nlmctl works on it".into(),
                 RefusalCode::GraceActive => {
                     "wait until that grace period is over (`nlmctl status`) and try again".into()
                 }

@@ -85,6 +85,33 @@ pub struct ActiveRun {
     pub pending: u64,
     /// Its counts so far (pending locks are in `pending`, not in `unverified`).
     pub locks: LockTally,
+    /// Whether an nlmctl still works on the run; none if that is not known: the run is not in the record that was looked at.
+    pub controller: Option<Controller>,
+}
+
+/// The nlmctl that sends a run's notices and settles it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Controller {
+    /// Whether it is alive. If not, `nlmctl resync --resume` continues the run.
+    pub alive: bool,
+    /// Its process; none if it is not alive, or its number is not known.
+    pub pid: Option<u32>,
+}
+
+impl Controller {
+    pub const GONE: Self = Self { alive: false, pid: None };
+}
+
+/// What is known of the nlmctl that works on a run.
+impl fmt::Display for Controller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self { alive: true, pid: Some(pid) } => write!(f, "nlmctl (pid {pid}) works on it"),
+            Self { alive: true, pid: None } => f.write_str("another nlmctl works on it"),
+            Self { alive: false, .. } => f.write_str("no nlmctl works on it"),
+        }
+    }
 }
 
 fn grace_word(grace: Grace) -> &'static str {
@@ -129,6 +156,7 @@ impl From<&RunStatus> for ActiveRun {
             notices_begun: run.notices_begun,
             pending: run.counts.pending,
             locks: LockTally::from(counts),
+            controller: None,
         }
     }
 }

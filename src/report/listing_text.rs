@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::io;
 use std::time::Duration;
 
-use super::listing::{ActiveRun, ClientProbe, ManagerStatus, StatdAnswer};
+use super::listing::{ActiveRun, ClientProbe, Controller, ManagerStatus, StatdAnswer};
 use super::table::{Align, Layout, Table, clean, in_memory};
 use super::text::{Render, View, line, or_dash, range};
 use super::{Behind, ClientsReport, ListedLock, LocksReport, OwnersReport, Rows, RunsReport, StatusReport};
@@ -67,6 +67,12 @@ fn active(out: &mut String, run: &ActiveRun) {
         run.locks.resurrected,
         count(run.locks.conflicts, "conflict")
     );
+    let controller = match run.controller {
+        Some(controller @ Controller { alive: true, .. }) => controller.to_string(),
+        Some(gone) => format!("{gone}; to continue it: nlmctl resync --resume"),
+        None => "not known: the record here does not have this run".to_owned(),
+    };
+    line!(out, "  controller    {controller}");
 }
 
 impl Render for StatusReport {

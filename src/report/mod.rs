@@ -61,7 +61,8 @@ pub use exit::{Facts, exit_code};
 pub use failure::{ErrorReport, Failure, FailureKind};
 pub use filter::RunFilter;
 pub use listing::{
-    ClientListing, ClientsReport, LockListing, NoticeReport, NotifyReport, RunListing, RunsReport, StatusReport,
+    ClientListing, ClientsReport, Controller, LockListing, NoticeReport, NotifyReport, RunListing, RunsReport,
+    StatusReport,
 };
 pub use lock_list::LockList;
 #[cfg(test)]

@@ -7,10 +7,10 @@ use rusqlite::{OptionalExtension, Params, Row, Transaction, TransactionBehavior,
 
 use super::memories::names;
 use super::rows::{blob, count, counts, delivery, json, maybe_count, maybe_word, places, word};
-use super::{DeliveryUpdate, Store, StoreError};
+use super::{ControllerLock, DeliveryUpdate, Store, StoreError};
 use crate::report::{
-    ClientFate, ClientReport, EventReport, Facts, LOST_SHOWN, LockReport, LockTally, PendingReport, Phase, Rows,
-    RunDetail, RunFilter, RunHead, RunListing, RunReport, Stamp, States, exit_code,
+    ClientFate, ClientReport, Controller, EventReport, Facts, LOST_SHOWN, LockReport, LockTally, PendingReport, Phase,
+    Rows, RunDetail, RunFilter, RunHead, RunListing, RunReport, Stamp, States, exit_code,
 };
 use crate::wire::control::{BeginArgs, InstanceId, LockFate, RunClient, RunId};
 use crate::wire::types::CallerName;
@@ -97,6 +97,26 @@ impl Store {
 
     pub fn stored(&self, run: RunId) -> Result<StoredRun, StoreError> {
         self.one(run, "SELECT * FROM run WHERE id = ?1", stored_run)
+    }
+
+    /// The nlmctl that works on a run of this record; `None` where the record does not have the run, or its lock cannot be read.
+    pub fn controller_of(&self, run: RunId) -> Result<Option<Controller>, StoreError> {
+        match self.number(run) {
+            Ok(_) => Ok(ControllerLock::holder(&self.path).ok()),
+            Err(StoreError::UnknownRun { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The newest run of this lock manager, with how it ended.
+    pub fn newest(&self, endpoint: &str, instance: InstanceId) -> Result<Option<RunHead>, StoreError> {
+        let sql = "SELECT * FROM run WHERE endpoint = ?1 OR instance = ?2 ORDER BY number DESC LIMIT 1";
+        self.connection
+            .query_row(sql, params![endpoint, instance.to_string()], |row| {
+                Ok(RunHead { exit: row.get("exit")?, ..run_head(row)? })
+            })
+            .optional()
+            .map_err(|e| self.error(e))
     }
 
     /// The run of an id, or of the first characters of one.

@@ -59,7 +59,7 @@ pub async fn plan(
         )
         .into());
     }
-    refuse_busy(&manager.status().await?, &info.capabilities)?;
+    refuse_busy(&manager.status().await?, &info.capabilities, None)?;
     let cautions = manager.release_cautions().await?;
     refuse_hindered(&cautions)?;
     let owned = if request.is_of_whole_clients() { None } else { owned(manager, request).await? };

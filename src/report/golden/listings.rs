@@ -46,7 +46,16 @@ fn status_with_and_without_a_run() {
         counts: Counts { in_scope: 20, pending: 4, reclaimed: 15, released: 1, conflicts: 1, ..Counts::default() },
         notices_begun: true,
     }));
-    is_golden("status-run", &StatusReport::new("nlmd", &info, &status, OwnersReport::told(), None));
+    let mut active = StatusReport::new("nlmd", &info, &status, OwnersReport::told(), None);
+    is_golden("status-run", &active);
+    for (name, controller) in
+        [("status-run-worked-on", Controller { alive: true, pid: Some(29_101) }), ("status-run-left", Controller::GONE)]
+    {
+        if let Some(run) = &mut active.run {
+            run.controller = Some(controller);
+        }
+        is_golden(name, &active);
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::summary::some_names;
 use super::{LocalMount, Observation, Plan, Request};
-use crate::report::Failure;
+use crate::report::{Controller, Failure};
 use crate::units::{self, count, millis, number};
 use crate::wire::control::{
     Capabilities, ClientRef, ClientRow, Grace, Info, LockRow, LockState, Mode, Scope, Silent, Status, Unreachable,
@@ -96,12 +96,20 @@ pub(super) fn grace(request: &Request) -> Result<(Duration, Duration), Failure> 
     Ok((grace, max))
 }
 
-/// Refuses while a run or another grace period is active.
+/// Refuses while a run or another grace period is active. `controller`: who works on that run, if that is known.
 ///
 /// # Errors
 /// One is active.
-pub fn refuse_busy(status: &Status, can: &Capabilities) -> Result<(), Failure> {
+pub fn refuse_busy(status: &Status, can: &Capabilities, controller: Option<Controller>) -> Result<(), Failure> {
     if let Some(run) = &status.run.0 {
+        let by = controller.map_or_else(String::new, |controller| format!("; {controller}"));
+        let remedy = match controller {
+            Some(Controller { alive: true, .. }) => "wait for its end (`nlmctl status`)",
+            Some(Controller { alive: false, .. }) => "resume it (`nlmctl resync --resume`)",
+            None => "wait for its end (`nlmctl status`), resume it if its nlmctl has ended (`nlmctl resync --resume`)",
+        };
+        let or =
+            if can.begin_releases { ": its locks have already been freed" } else { ", or abort it (`nlmctl abort`)" };
         return refused(
             format!("run {} is active, for another {} at least", run.run, millis(run.remaining_ms)),
             if can.begin_releases {

@@ -26,7 +26,7 @@ impl Draft {
     pub fn new(request: &Request, scope: Scope, seen: Observation<'_>) -> Result<Self, Failure> {
         let mode = mode(request, &scope, seen.info)?;
         let (grace, grace_max) = grace(request)?;
-        refuse_busy(seen.status, &seen.info.capabilities)?;
+        refuse_busy(seen.status, &seen.info.capabilities, None)?;
         let chosen = chosen(request, &scope, &seen)?;
         refuse_own_mounts(request, &chosen, seen.mounts)?;
 

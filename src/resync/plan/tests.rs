@@ -1,7 +1,7 @@
 //! Plans from what was seen: a table of every consent and refusal.
 
 use super::*;
-use crate::report::FailureKind;
+use crate::report::{Controller, FailureKind};
 use crate::wire::control::{Capabilities, Counts, Grace, LockState, RunId, RunStatus};
 use crate::wire::types::Address;
 use crate::wire::xdr::{List, Maybe, Text};
@@ -312,6 +312,18 @@ fn another_run_or_a_grace_period_refuses() {
         notices_begun: true,
     }));
     assert!(begin(&busy).contains(&RunId([9; 16]).to_string()));
+
+    // Only a remedy that can work is named.
+    let of = |controller| {
+        let Failure { message, remedy, .. } = refuse_busy(&busy, &info.capabilities, controller).unwrap_err();
+        (message, remedy)
+    };
+    let (message, remedy) = of(Some(Controller { alive: true, pid: Some(77) }));
+    assert!(message.ends_with("; nlmctl (pid 77) works on it"), "{message}");
+    assert_eq!(remedy, "wait for its end (`nlmctl status`), or abort it (`nlmctl abort`)");
+    let (message, remedy) = of(Some(Controller::GONE));
+    assert!(message.ends_with("; no nlmctl works on it"), "{message}");
+    assert_eq!(remedy, "resume it (`nlmctl resync --resume`), or abort it (`nlmctl abort`)");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The record's files: who may open them, and what is no record.
 
 use super::*;
+use crate::report::Controller;
 
 #[test]
 fn only_one_controller_works_with_a_record() {
@@ -14,7 +15,15 @@ fn only_one_controller_works_with_a_record() {
         }
         other => panic!("{other:?}"),
     }
+    let mut two = two;
+    two.create_run(&new_run(run_id(1))).unwrap();
+    assert_eq!(two.controller_of(run_id(2)).unwrap(), None, "a run of another record");
+    // Its own lock says nothing of others.
+    assert_eq!(two.controller_of(run_id(1)).unwrap(), Some(Controller::GONE));
+    fs::write(place.path().with_extension("db.lock"), "77\n").unwrap();
+    assert_eq!(two.controller_of(run_id(1)).unwrap(), Some(Controller { alive: true, pid: Some(77) }));
     drop(lock);
+    assert_eq!(two.controller_of(run_id(1)).unwrap(), Some(Controller::GONE));
     let _again = two.begin_controller().unwrap();
 }
 
