@@ -41,6 +41,12 @@ async fn a_controller_killed_in_the_middle_leaves_nlmd_to_settle_alone_and_resum
     let ran = world.run(&["resync", "--resume"]).await;
     assert_eq!(ran.json()["run"]["outcome"], "settled", "{ran:#?}");
     assert_eq!((ran.locks("in_scope"), ran.locks("reclaimed"), ran.locks("kept"), ran.locks("dropped")), (8, 6, 2, 0));
+    let clients = ran.json()["clients"].as_array().unwrap().clone();
+    let deaf = clients.iter().find(|client| client["locks"]["kept"] == 2).expect("the deaf client");
+    assert!(["unknown", "no-answer"].contains(&deaf["fate"].as_str().unwrap()), "notices were sent to it: {deaf:#}");
+    let run = ran.json()["run"]["id"].as_str().unwrap().to_owned();
+    let ran = world.run(&["resync", "--resume"]).await.exits(4);
+    assert!(ran.stderr.contains(&format!("{run}, has ended (settled), with exit status 3")), "{ran:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

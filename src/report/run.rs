@@ -194,6 +194,8 @@ words! {
         Refused = "refused",
         /// No notice was sent to it.
         NotTold = "not-told",
+        /// Sending had begun, and nothing is on record of its notices: nlmctl has not written it yet, or ended before.
+        Unknown = "unknown",
     }
 }
 

@@ -167,13 +167,14 @@ fn clients(out: &mut String, run: &RunReport, all: bool, view: &View) {
 fn client_row(client: &ClientReport) -> [String; 15] {
     let of = |count: fn(&LockTally) -> u64| or_dash(client.locks.as_ref().map(count));
     let suspect = client.suspect.then(|| "suspect".to_owned());
+    let is_known = client.fate != ClientFate::Unknown;
     let note: Vec<String> = suspect.into_iter().chain(client.error.clone()).chain(client.kept_words()).collect();
     [
         client.name.clone(),
         or_dash(client.address),
         client.fate.to_string(),
-        client.attempts.to_string(),
-        format!("{}/{}", client.acks, client.notices),
+        if is_known { client.attempts.to_string() } else { "-".to_owned() },
+        if is_known { format!("{}/{}", client.acks, client.notices) } else { "-".to_owned() },
         client.acked_ms.map_or_else(|| "-".to_owned(), millis),
         of(|l| l.in_scope),
         of(|l| l.reclaimed),

@@ -164,7 +164,10 @@ impl Store {
                 let (number, knows_owners) = (row.get("number")?, row.get("knows_owners")?);
                 Ok((number, knows_owners, run_head(row)?, states(row)?, locks, row.get("not_understood")?))
             })?;
-        let clients = self.rows(CLIENTS, [number], |row| client_report(row, knows_owners))?;
+        let sending = "SELECT EXISTS (SELECT 1 FROM event WHERE run = ?1 AND kind = ?2)";
+        let sending = self.connection.query_row(sending, params![number, Phase::Notifying.as_str()], |row| row.get(0));
+        let sending = sending.map_err(|e| self.error(e))?;
+        let clients = self.rows(CLIENTS, [number], |row| client_report(row, knows_owners, sending))?;
         let keys = places(number, 0);
         let lost = format!(
             "SELECT row FROM lock WHERE place BETWEEN ?1 AND ?2 AND fate = 'dropped' ORDER BY place LIMIT {LOST_SHOWN}"
@@ -321,22 +324,27 @@ fn run_head(row: &Row<'_>) -> rusqlite::Result<RunHead> {
     })
 }
 
-fn client_report(row: &Row<'_>, knows_owners: bool) -> rusqlite::Result<ClientReport> {
+/// `sending`: whether the run's notices began to leave.
+fn client_report(row: &Row<'_>, knows_owners: bool, sending: bool) -> rusqlite::Result<ClientReport> {
+    let (notices, attempts, error): (u32, u32, Option<String>) =
+        (row.get("notices")?, row.get("attempts")?, row.get("error")?);
     Ok(ClientReport {
         name: blob::<RunClient>(row, "row")?.name.to_string(),
         address: maybe_word(row, "address")?,
         suspect: row.get("suspect")?,
         fate: match ClientFate::of(delivery(row)?, row.get("silent")?) {
             // nlmctl left before it gave this client up.
-            ClientFate::NotTold if row.get::<_, u32>("attempts")? > 0 => ClientFate::NoAnswer,
+            ClientFate::NotTold if attempts > 0 => ClientFate::NoAnswer,
+            // And wrote nothing of it since its notices began to leave.
+            ClientFate::NotTold if sending && notices == 0 && error.is_none() => ClientFate::Unknown,
             fate => fate,
         },
-        notices: row.get("notices")?,
+        notices,
         acks: row.get("acks")?,
-        attempts: row.get("attempts")?,
+        attempts,
         acked_ms: maybe_count(row, "acked_ms")?,
         locks: knows_owners.then(|| counts(row)).transpose()?.map(LockTally::from),
         paths: json(row, "paths")?,
-        error: row.get("error")?,
+        error,
     })
 }

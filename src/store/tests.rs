@@ -284,9 +284,17 @@ fn a_client_that_was_sent_notices_before_nlmctl_left_is_no_client_that_was_not_t
         suspect: false,
         error: None,
     };
-    store.record_deliveries(id, &[sent]).unwrap();
+    store.record_deliveries(id, std::slice::from_ref(&sent)).unwrap();
     let fates: Vec<_> = store.report(id).unwrap().clients.iter().map(|client| client.fate).collect();
     assert_eq!(fates, [ClientFate::NoAnswer, ClientFate::NotTold]);
+    // From here on notices may leave.
+    store.set_phase(id, Phase::Notifying).unwrap();
+    store.record_clients(id, &[client(2)]).unwrap();
+    let unsent = DeliveryUpdate { client: 1, attempts: 0, error: Some("no address to send from".into()), ..sent };
+    store.record_deliveries(id, &[unsent]).unwrap();
+    store.record_result(id, &settled(counts(40, 0))).unwrap();
+    let fates: Vec<_> = store.report(id).unwrap().clients.iter().map(|client| client.fate).collect();
+    assert_eq!(fates, [ClientFate::NoAnswer, ClientFate::NotTold, ClientFate::Unknown]);
 }
 
 #[test]

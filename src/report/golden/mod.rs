@@ -154,7 +154,7 @@ fn a_failure() {
 #[test]
 fn the_words_of_the_contract() {
     let fates: Vec<_> = ClientFate::ALL.iter().map(|f| serde_json::to_value(f).unwrap()).collect();
-    assert_eq!(fates, ["acked", "silent", "no-answer", "no-statd", "name-unknown", "refused", "not-told"]);
+    assert_eq!(fates, ["acked", "silent", "no-answer", "no-statd", "name-unknown", "refused", "not-told", "unknown"]);
     let outcomes: Vec<_> = Outcome::ALL.iter().map(|o| serde_json::to_value(o).unwrap()).collect();
     assert_eq!(outcomes, ["settled", "aborted", "failed", "superseded", "interrupted"]);
     for fate in ClientFate::ALL {
