@@ -67,7 +67,9 @@ async fn a_client_that_answers_keeps_its_locks_unless_that_is_said() {
     world.farm.set_state(world.clients[0], nlmctl::wire::types::NsmState(99));
     world.run(&["release", "--client", "host1.test", "--yes"]).await.refuses(4, "host1.test answers");
     assert_eq!(world.held().await, 4);
-    let plan = world.run(&["release", "--client", "host1.test", "--dry-run"]).await.exits(0).json();
+    let ran = world.run(&["release", "--client", "host1.test", "--dry-run"]).await.exits(4);
+    assert!(ran.stderr.contains("would be refused: host1.test answers"), "{ran:#?}");
+    let plan = ran.json();
     let client = &plan["release"]["clients"][0];
     assert_eq!(
         (&client["statd"], &client["state"], &client["heard"]),
@@ -77,6 +79,7 @@ async fn a_client_that_answers_keeps_its_locks_unless_that_is_said() {
     world.run(&["release", "--client", "host1.test", "--live"]).await.refuses(4, "ANSWERS");
     assert_eq!(world.held().await, 4);
     world.run(&["release", "--client", "host1.test", "--live", "--yes"]).await.exits(0);
+    world.run(&["release", "--client", "host1.test", "--live", "--dry-run"]).await.exits(0);
     assert_eq!((world.locks_of("host1.test").await, world.locks_of("host2.test").await), (0, 2));
 }
 

@@ -7,7 +7,7 @@ use super::discovery::For;
 use super::locks::with_index;
 use super::signals::signals;
 use crate::controller;
-use crate::controller::release::{self, ReleasePlan, ReleaseRequest};
+use crate::controller::release::{self, ReleaseRequest};
 use crate::report::{Failure, clean_lines};
 
 pub(super) async fn run(context: &Context, args: ReleaseArgs) -> Result<u8, Failure> {
@@ -29,14 +29,24 @@ pub(super) async fn run(context: &Context, args: ReleaseArgs) -> Result<u8, Fail
         to_stderr(&clean_lines(unknown));
     }
     if dry_run || plan.is_of_nothing() {
-        context.print_done(&plan.report(), 0)?;
-        return Ok(0);
+        let refused = plan.refuse_live().err();
+        let exit = refused.as_ref().map_or(0, |refusal| refusal.kind.exit());
+        context.print_done(&plan.report(), exit)?;
+        if let Some(Failure { message, remedy, .. }) = refused {
+            context.say(&format!("nlmctl: the release itself would be refused: {message}; {remedy}"));
+        }
+        return Ok(exit);
     }
     // Before the user is asked: no answer to that question would help.
     plan.refuse_live()?;
     let store = context.caught_up_elsewhere(&*manager, context.with_store(Ok).await?).await?;
     let store = controller::catch_up(&*manager, store).await?;
-    show(context, &plan);
+    let mut shown = plan.report();
+    if !yes {
+        // They come with the question.
+        shown.release.consent.clear();
+    }
+    context.show(&shown);
     let (plan, consent) = blocking(move || plan.agree(yes, &mut Terminal).map(|consent| (plan, consent))).await?;
     if !yes {
         // The operator may have taken time to agree: a client that was silent may be back.
@@ -55,8 +65,4 @@ pub(super) async fn run(context: &Context, args: ReleaseArgs) -> Result<u8, Fail
     let exit = report.release.exit.unwrap_or(1);
     context.print_done(&report, exit)?;
     Ok(exit)
-}
-
-fn show(context: &Context, plan: &ReleasePlan) {
-    context.show(&plan.report());
 }

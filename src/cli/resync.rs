@@ -92,7 +92,12 @@ fn show(context: &Context, plan: &Plan, yes: bool) {
         ));
         plan.effects.iter().chain(&plan.caveats).for_each(|sentence| context.say(sentence));
     } else {
-        context.show(&plan.report());
+        let mut shown = plan.report();
+        if plan.refusal.is_none() {
+            // They come with the question.
+            shown.plan.consent.clear();
+        }
+        context.show(&shown);
     }
 }
 

@@ -100,7 +100,7 @@ impl Render for ReleaseReport {
         let mut out = String::new();
         match (&release.id, release.exit) {
             (Some(id), Some(exit)) => line!(out, "release {id}: {} (exit {exit})", release.outcome),
-            _ => line!(out, "release: {}, nothing was changed", release.outcome),
+            _ => line!(out, "release: {}", release.outcome),
         }
         line!(out, "  lock manager  {}", clean(&release.manager));
         let only = if release.only.is_empty() { String::new() } else { format!("; only {}", release.only.join(", ")) };

@@ -34,7 +34,7 @@ impl Chosen {
         let all: Vec<&LockRow> = self.rows.iter().flatten().collect();
         let waiters = clients.iter().map(|client| client.waiters).sum();
         let probed_for_ms = ms(probed_for);
-        let consent = consent(&clients, probed_for_ms);
+        let consent = consent(&clients, probed_for_ms, self.live);
         let outcome = if clients.is_empty() { ReleaseOutcome::NothingHeld } else { ReleaseOutcome::Planned };
         let release = Release {
             id: None,
@@ -113,9 +113,10 @@ fn with_waiting(chosen: &[&LockRow], waiting: &[LockRow], paths: &HashMap<FileHa
         .collect()
 }
 
-/// What the operator has to agree to, in words: clients that answer are listed one by one.
-fn consent(clients: &[ReleaseClient], probed_for_ms: u64) -> Vec<String> {
+/// What the operator has to agree to, in words: clients that answer are listed one by one. `live`: `--live` was given.
+fn consent(clients: &[ReleaseClient], probed_for_ms: u64, live: bool) -> Vec<String> {
     const SHOWN: usize = 5;
+    let also = if live { "" } else { " (also needs --live)" };
     let what = |some: &[&ReleaseClient]| {
         let waiters: u64 = some.iter().map(|client| client.waiters).sum();
         let locks = match some.iter().map(|client| client.locks).sum::<Option<u64>>() {
@@ -147,7 +148,7 @@ fn consent(clients: &[ReleaseClient], probed_for_ms: u64) -> Vec<String> {
     for client in of(HostAnswer::Answers) {
         wanted.push(format!(
             "release {} of {}, which ANSWERS (statd: {}; lockd: {}): it is not notified, and a process that runs there \
-             continues as if it held its lock: two may write at once (also needs --live)",
+             continues as if it held its lock: two may write at once{also}",
             what(&[client]),
             who(client),
             client.statd_words(probed_for_ms),
@@ -156,8 +157,7 @@ fn consent(clients: &[ReleaseClient], probed_for_ms: u64) -> Vec<String> {
     }
     for client in of(HostAnswer::NotAsked) {
         wanted.push(format!(
-            "release {} of {}, which could not be asked; a process that runs there continues as if it held its lock \
-             (also needs --live)",
+            "release {} of {}, which could not be asked; a process that runs there continues as if it held its lock{also}",
             what(&[client]),
             who(client),
         ));

@@ -28,7 +28,7 @@ connected=$(connections)
 # --- a lock that is not there as it was named, and a dry run
 one --file /srv/x/a --range 20:9
 equal "other bytes than those of a lock are none" "$code $(told .error.exit)" "2 2"
-knfsd release --file /srv/x/a --range 20:10 --dry-run >/run/report.json 2>&1
+knfsd release --file /srv/x/a --range 20:10 --dry-run >/run/report.json 2>/run/release.err
 equal "the plan names the path and who waits, if lockd keeps it" \
     "$(told '.release.locks | map(.path) | unique | join(" ")') $(told .release.chosen)" "/srv/x/a 1"
 equal "a dry run frees nothing" "$(ranges)" "0 9,100 109,20 29,50 59"

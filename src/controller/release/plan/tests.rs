@@ -103,9 +103,13 @@ fn a_client_that_is_silent_wants_consent_and_one_that_may_run_wants_live_too() {
         let without = plan(&request, &scope, &[client(1)], &rows, &[probed]);
         assert!(without.consent().iter().any(|need| need.contains(words)), "{:?}", without.consent());
         assert!(without.clone().agree(false, &mut ()).is_err(), "consent is always wanted");
-        assert_eq!(without.agree(true, &mut ()).is_ok(), without_live, "{probed:?}");
+        assert_eq!(without.clone().agree(true, &mut ()).is_ok(), without_live, "{probed:?}");
         let with = plan(&ReleaseRequest { live: true, ..request }, &scope, &[client(1)], &rows, &[probed]);
         assert!(with.clone().agree(true, &mut ()).is_ok());
+        assert!(!with.consent().iter().any(|need| need.contains("--live")), "it was given: {:?}", with.consent());
+        if let Err(Failure { remedy, .. }) = (ReleasePlan { targeted: true, ..without }).refuse_live() {
+            assert!(remedy.starts_with("use `nlmctl resync --client host1`"), "{remedy}");
+        }
         assert!(with.agree(false, &mut ()).is_err(), "--live alone is no consent");
     }
 }
