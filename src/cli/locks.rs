@@ -9,7 +9,7 @@ use super::context::Context;
 use crate::host::{self, BadAddress};
 use crate::manager::{OwnedLock, Owners, OwnersView};
 use crate::report::{Failure, Known, LockList, LocksReport, OwnersReport, SCHEMA};
-use crate::resync::plan::refuse_unknown;
+use crate::resync::plan::{refuse_ambiguous, refuse_unknown};
 use crate::wire::control::{AgedLock, ClientRef, LockState, Scope};
 use crate::wire::scope;
 use crate::wire::types::{Address, FileHandle};
@@ -34,6 +34,7 @@ pub(super) async fn run(context: &Context, wanted: &Wanted) -> Result<u8, Failur
             known.extend(view.clients.iter().cloned());
         }
         refuse_unknown(&scope, &wanted.clients, &known)?;
+        refuse_ambiguous(&scope, &wanted.clients, &known)?;
     }
     let mut choice = Choice::new(wanted);
     let mut locks = match &owners {
@@ -57,7 +58,8 @@ pub(super) async fn run(context: &Context, wanted: &Wanted) -> Result<u8, Failur
         locks.find_behind();
     }
     let (owners, manager) = (owners_report(&owners), manager.kind().to_owned());
-    context.print(&LocksReport { schema: SCHEMA, manager, owners, locks, wide: wanted.wide })?;
+    let whole = scope.is_everything() && paths.is_empty() && choice.is_of_all();
+    context.print(&LocksReport { schema: SCHEMA, manager, owners, locks, wide: wanted.wide, whole })?;
     Ok(0)
 }
 
@@ -75,6 +77,10 @@ impl Choice {
         let waiting = wanted.waiting.then_some(LockState::Waiting);
         let states = pending.into_iter().chain(waiting).collect();
         Self { states, older_than: wanted.older_than, is_ageless: false }
+    }
+
+    fn is_of_all(&self) -> bool {
+        self.states.is_empty() && self.older_than.is_none()
     }
 
     fn wants(&mut self, lock: &AgedLock) -> bool {

@@ -216,7 +216,12 @@ impl<L: Rows<Row = ListedLock>> Render for LocksReport<L> {
             Ok(())
         })?;
         if is_empty {
-            writeln!(out, "{} lists no such lock", clean(&self.manager))?;
+            let none = if self.whole {
+                "lists no lock, and no request that waits for one"
+            } else {
+                "lists no lock or waiting request that fits the options"
+            };
+            writeln!(out, "{} {none}", clean(&self.manager))?;
         } else {
             layout.write_heading(out, view.width)?;
             let mut write = |lock| layout.write_row(out, view.width, &layout.row(lock_row(&lock, self.wide)));
@@ -314,7 +319,7 @@ impl Render for RunsReport {
         }
         match &self.shown {
             _ if !table.is_empty() => table.render(view.width),
-            Some(shown) => format!("no such run is recorded: {}\n", clean(shown)),
+            Some(shown) => format!("no run on record fits the options: {}\n", clean(shown)),
             None => "no runs are recorded\n".to_owned(),
         }
     }

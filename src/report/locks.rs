@@ -22,6 +22,9 @@ pub struct LocksReport<L: Rows<Row = ListedLock> = Vec<ListedLock>> {
     /// Whether the text has all that is known of an owner. For the text only.
     #[serde(skip)]
     pub wide: bool,
+    /// Whether the list has all locks, and not only those that options select. For the text only.
+    #[serde(skip)]
+    pub whole: bool,
 }
 
 /// A lock in a list.

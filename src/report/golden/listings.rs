@@ -137,12 +137,20 @@ fn clients_and_locks() {
     let unknown =
         ListedLock { owner: nobodys, age_s: None, monitored: None, path: None, deleted: false, ..held.clone() };
     let owners = OwnersReport::told();
-    let locks = LocksReport { schema: SCHEMA, manager: "nlmd".into(), owners, locks: vec![held, waiting], wide: false };
+    let locks = LocksReport {
+        schema: SCHEMA,
+        manager: "nlmd".into(),
+        owners,
+        locks: vec![held, waiting],
+        wide: false,
+        whole: true,
+    };
     is_golden("locks-wide", &LocksReport { wide: true, ..locks.clone() });
     is_golden("locks", &locks);
     let owners = OwnersReport::unknown("the kernel is locked down", "boot without lockdown");
     is_golden("locks-unknown", &LocksReport { owners, locks: vec![unknown], ..locks.clone() });
-    is_golden("locks-none", &LocksReport { locks: vec![], ..locks });
+    is_golden("locks-none", &LocksReport { locks: vec![], ..locks.clone() });
+    is_golden("locks-none-selected", &LocksReport { locks: vec![], whole: false, ..locks });
 }
 
 #[test]

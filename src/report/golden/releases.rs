@@ -105,6 +105,7 @@ fn a_stuck_lock_and_its_release() {
         owners: OwnersReport::told(),
         locks,
         wide: false,
+        whole: true,
     };
     let in_the_way = Behind { name: Some("c1".into()), address: Some(ip("10.0.0.11")), svid: Some(1) };
     is_golden("locks-stuck", &list(vec![on_a(1, 9, None), on_a(2, 4, Some(vec![in_the_way]))]));
