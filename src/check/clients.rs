@@ -10,6 +10,7 @@ use crate::rpc::fanout::Failure;
 use crate::rpc::resolver::{self, Resolved, Unresolved};
 use crate::units::number;
 use crate::wire::control::{Capabilities, ClientRow, Info, Status};
+use crate::wire::types::CallerName;
 
 /// How long all names together may take.
 const LOOKUPS_PATIENCE: Duration = Duration::from_secs(8);
@@ -62,7 +63,7 @@ pub(super) async fn look(info: &Info, status: &Status, clients: &[ClientRow], pl
         .zip(&probes)
         .map(|(row, probe)| ProbedClient { row, probe: *probe, lookup: lookups.get(&row.name).unwrap_or(&none) })
         .collect();
-    findings.extend(judge_statds(&seen, &info.capabilities, places.patience));
+    findings.extend(judge_statds(&seen, &info.capabilities, places.patience, places.rpcbind_port));
     findings.extend(judge_names(&seen));
     findings.extend(judge_shared(&seen));
     findings
@@ -101,17 +102,20 @@ fn named(row: &ClientRow) -> String {
     }
 }
 
+/// Clients, each with what is shown of it.
+type Shown<'a> = Vec<(&'a CallerName, String)>;
+
 /// Clients by what their statds said.
 #[derive(Default)]
-struct Sorted {
+struct Sorted<'a> {
     answers: u64,
-    suspects: Vec<String>,
+    suspects: Shown<'a>,
     /// They may hold locks, and do not answer.
-    silent: Vec<String>,
-    idle: Vec<String>,
+    silent: Shown<'a>,
+    idle: Shown<'a>,
 }
 
-fn sort(seen: &[ProbedClient<'_>], begin_releases: bool) -> Sorted {
+fn sort<'a>(seen: &[ProbedClient<'a>], begin_releases: bool) -> Sorted<'a> {
     let mut sorted = Sorted::default();
     for client in seen {
         let row = client.row;
@@ -119,9 +123,10 @@ fn sort(seen: &[ProbedClient<'_>], begin_releases: bool) -> Sorted {
             Ok(state) => {
                 sorted.answers += 1;
                 if let Some(now) = state.filter(|now| now.contradicts(row.nsm_state)) {
-                    sorted.suspects.push(format!("{} (state {now}, its locks carried {})", named(row), row.nsm_state));
+                    let states = format!("state {now}, its locks carried {}", row.nsm_state);
+                    sorted.suspects.push((&row.name, format!("{} ({states})", named(row))));
                 } else if !row.suspicions.as_slice().is_empty() {
-                    sorted.suspects.push(named(row));
+                    sorted.suspects.push((&row.name, named(row)));
                 }
                 continue;
             }
@@ -133,7 +138,8 @@ fn sort(seen: &[ProbedClient<'_>], begin_releases: bool) -> Sorted {
         };
         // A manager that does not know owners tells no locks of any: each client on record may hold some.
         let may_hold = row.locks > 0 || begin_releases;
-        if may_hold { &mut sorted.silent } else { &mut sorted.idle }.push(format!("{}: {why}", named(row)));
+        if may_hold { &mut sorted.silent } else { &mut sorted.idle }
+            .push((&row.name, format!("{}: {why}", named(row))));
     }
     sorted
 }
@@ -150,22 +156,28 @@ fn about(
     (count > 0).then(|| Finding::new(topic, severity, words(count), remedy).of(clients))
 }
 
-fn judge_statds(seen: &[ProbedClient<'_>], can: &Capabilities, patience: Duration) -> Vec<Finding> {
+fn judge_statds(seen: &[ProbedClient<'_>], can: &Capabilities, patience: Duration, rpcbind_port: u16) -> Vec<Finding> {
     let Sorted { answers, suspects, silent, idle } = sort(seen, can.begin_releases);
+    let first = |shown: &Shown<'_>| shown.first().map(|(name, _)| name.to_string()).unwrap_or_default();
+    let (suspicious, gone) = (first(&suspects), first(&silent));
     let within = super::within(patience);
     let (severity, loss, remedy) = if can.begin_releases {
         (
             Severity::Problem,
             "a run frees their locks when it begins, and they would not reclaim",
-            "make their statds answer; free the locks of a client that is gone for good (`nlmctl release --client \
-             NAME`); or agree to lose the locks with --unreachable drop",
+            format!(
+                "make their statds answer; free the locks of a client that is gone for good (`nlmctl release --client \
+                 {gone}`); or agree to lose the locks with --unreachable drop"
+            ),
         )
     } else {
         (
             Severity::Warning,
             "a run keeps their locks, and exits with 3",
-            "start statd there, or let packets to its rpcbind (port 111) and statd pass; free the locks of a client \
-             that is gone for good (`nlmctl release --client NAME`)",
+            format!(
+                "start statd there, or let packets to its rpcbind (port {rpcbind_port}) and statd pass; free the locks \
+                 of a client that is gone for good (`nlmctl release --client {gone}`)"
+            ),
         )
     };
     let untold = |n| {
@@ -182,17 +194,21 @@ fn judge_statds(seen: &[ProbedClient<'_>], can: &Capabilities, patience: Duratio
     };
     let nothing = "nothing to do: they have no lock here, unless the server has lost one";
     let stale = if can.targeted {
-        "`nlmctl clients --probe` shows why; `nlmctl resync --client NAME` frees the locks that a client does not \
-         reclaim, and disturbs no other client"
+        format!(
+            "`nlmctl clients --probe` shows why; `nlmctl resync --client {suspicious}` frees the locks that this client \
+             does not reclaim, and disturbs no other client"
+        )
     } else {
         "`nlmctl clients --probe` shows why; a run (`nlmctl resync`) frees the locks that they do not reclaim"
+            .to_owned()
     };
+    let labels = |shown: Shown<'_>| shown.into_iter().map(|(_, label)| label).collect();
     let all = number(seen.len() as u64, "client", "clients");
     let answer = Finding::ok("clients", format!("the statds of {answers} of {all} answer"));
     let others = [
-        about("clients", severity, silent, untold, remedy),
-        about("clients", Severity::Note, idle, no_locks, nothing),
-        about("suspects", Severity::Note, suspects, suspect, stale),
+        about("clients", severity, labels(silent), untold, &remedy),
+        about("clients", Severity::Note, labels(idle), no_locks, nothing),
+        about("suspects", Severity::Note, labels(suspects), suspect, &stale),
     ];
     [answer].into_iter().chain(others.into_iter().flatten()).collect()
 }
@@ -265,12 +281,31 @@ mod tests {
     }
 
     fn statds(rows: &[(ClientRow, StatdState)], begin_releases: bool) -> Vec<(Severity, usize)> {
+        let found = findings(rows, begin_releases);
+        found.iter().map(|finding| (finding.severity, finding.items.len())).collect()
+    }
+
+    fn findings(rows: &[(ClientRow, StatdState)], begin_releases: bool) -> Vec<Finding> {
         let lookup = Err(Unresolved::Unknown(String::new()));
         let can = Capabilities { begin_releases, ..Capabilities::COOPERATES };
         let seen: Vec<_> =
             rows.iter().map(|(row, probe)| ProbedClient { row, probe: *probe, lookup: &lookup }).collect();
-        let found = judge_statds(&seen, &can, Duration::from_secs(3));
-        found.iter().map(|finding| (finding.severity, finding.items.len())).collect()
+        judge_statds(&seen, &can, Duration::from_secs(3), 1111)
+    }
+
+    #[test]
+    fn a_remedy_names_a_client_and_the_port_that_was_asked() {
+        let silent = (client(2, 2), Err(Failure::NoAnswer));
+        let suspect = (client(4, 1), Ok(Some(NsmState(7))));
+        for begin_releases in [false, true] {
+            let found = findings(&[silent.clone(), suspect.clone()], begin_releases);
+            let remedies: Vec<&str> = found.iter().filter_map(|finding| finding.remedy.as_deref()).collect();
+            assert!(remedies[0].contains("`nlmctl release --client host2`"), "{remedies:?}");
+            assert!(begin_releases || remedies[0].contains("(port 1111)"), "{remedies:?}");
+        }
+        let found = findings(&[suspect], false);
+        let remedy = found.iter().find_map(|finding| finding.remedy.as_deref());
+        assert!(remedy.unwrap().contains("`nlmctl resync --client host4`"), "{remedy:?}");
     }
 
     #[test]

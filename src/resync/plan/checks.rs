@@ -111,13 +111,8 @@ pub fn refuse_busy(status: &Status, can: &Capabilities, controller: Option<Contr
         let or =
             if can.begin_releases { ": its locks have already been freed" } else { ", or abort it (`nlmctl abort`)" };
         return refused(
-            format!("run {} is active, for another {} at least", run.run, millis(run.remaining_ms)),
-            if can.begin_releases {
-                "wait for its end (`nlmctl status`), or resume it (`nlmctl resync --resume`): its locks have already \
-                 been freed"
-            } else {
-                "wait for its end (`nlmctl status`), resume it (`nlmctl resync --resume`) or abort it (`nlmctl abort`)"
-            },
+            format!("run {} is active, for another {} at least{by}", run.run, millis(run.remaining_ms)),
+            format!("{remedy}{or}"),
         );
     }
     match status.grace {
@@ -328,11 +323,13 @@ pub(super) fn refuse_what_begin_loses(plan: &Plan, can: &Capabilities) -> Result
                 count(holders.len() as u64, "client"),
                 some_names(&holders)
             ),
-            if can.release {
-                "make their statd answer; free the locks of a client that is gone for good first (`nlmctl release \
-                 --client NAME`); or agree to lose the locks with --unreachable drop"
-            } else {
-                "make their statd answer, or agree to lose their locks with --unreachable drop"
+            match holders.first() {
+                Some(first) if can.release => format!(
+                    "make their statd answer; free the locks of a client that is gone for good first (`nlmctl release \
+                     --client {}`); or agree to lose the locks with --unreachable drop",
+                    first.name
+                ),
+                _ => "make their statd answer, or agree to lose their locks with --unreachable drop".to_owned(),
             },
         );
     }

@@ -101,9 +101,9 @@ fn unreachable(plan: &Plan, can: &Capabilities) -> Option<String> {
     if can.begin_releases {
         return None;
     }
-    let name = if others.is_empty() { first.name.to_string() } else { "NAME".to_owned() };
+    let which = if others.is_empty() { "it".to_owned() } else { format!("{}, for example,", first.name) };
     let release = if can.release {
-        format!("; if a client is gone for good: `nlmctl release --client {name}`")
+        format!("; if {which} is gone for good: `nlmctl release --client {}`", first.name)
     } else {
         String::new()
     };

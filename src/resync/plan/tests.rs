@@ -402,7 +402,7 @@ fn where_begin_frees_the_locks_nothing_that_keep_promises_can_be_lost() {
     assert!(words.contains("db.example.org") && words.contains("cannot be kept"), "{words}");
     let plan = of_a_manager_that_frees_at_begin(&keep, 0, &[UP, DOWN]).unwrap();
     assert_eq!(plan.clients.len(), 2, "the plan is made all the same");
-    assert!(plan.refusal.unwrap().remedy.contains("`nlmctl release --client NAME`"));
+    assert!(plan.refusal.unwrap().remedy.contains("`nlmctl release --client db.example.org`"));
     let unknown = Probed::Silent(Probe::NameUnknown);
     refused(&of_a_manager_that_frees_at_begin(&keep, 0, &[unknown, UP]).unwrap());
     let keep_silent = Request { silent: Silent::Keep, ..Request::default() };

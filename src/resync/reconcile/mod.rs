@@ -42,7 +42,7 @@ use super::plan::Probed;
 use crate::report::{Failure, LockTally, Outcome};
 use crate::units::count;
 use crate::wire::control::{Capabilities, ClientRow, Silent};
-use crate::wire::types::{NsmState, ms};
+use crate::wire::types::{CallerName, NsmState, ms};
 
 /// Rounds in a row that must find a client suspect before it gets a run.
 const ROUNDS: u32 = 2;
@@ -243,17 +243,20 @@ fn wait_after(runs: u32) -> Duration {
 ///
 /// # Errors
 /// They get none.
-pub fn refuse_too_many(suspects: u64, locks: u64, max_drop: u64) -> Result<(), Failure> {
+pub fn refuse_too_many(suspects: &[&CallerName], locks: u64, max_drop: u64) -> Result<(), Failure> {
     if locks <= max_drop {
         return Ok(());
     }
     Err(Failure::refused(
         format!(
             "no run was made: {} {} {}, more than --max-drop {max_drop}",
-            count(suspects, "suspect"),
-            if suspects == 1 { "holds" } else { "hold" },
+            count(suspects.len() as u64, "suspect"),
+            if suspects.len() == 1 { "holds" } else { "hold" },
             count(locks, "lock")
         ),
-        "see `nlmctl reconcile --dry-run`; run one client by hand (`nlmctl resync --client NAME`), or raise --max-drop",
+        format!(
+            "see `nlmctl reconcile --dry-run`; run one client by hand (`nlmctl resync --client {}`), or raise --max-drop",
+            suspects.first().map_or("NAME", |name| name.as_str())
+        ),
     ))
 }

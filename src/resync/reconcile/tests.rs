@@ -186,8 +186,10 @@ fn silence_counts_only_of_one_that_understood_before_and_whose_number_was_the_sa
 
 #[test]
 fn too_much_at_stake_is_refused_before_any_run() {
-    assert!(refuse_too_many(2, 100, 100).is_ok());
-    let refusal = refuse_too_many(1, 101, 100).unwrap_err();
+    let name = CallerName::new("c1.test").unwrap();
+    assert!(refuse_too_many(&[&name, &name], 100, 100).is_ok());
+    let refusal = refuse_too_many(&[&name], 101, 100).unwrap_err();
+    assert!(refusal.remedy.contains("`nlmctl resync --client c1.test`"), "{}", refusal.remedy);
     assert_eq!(refusal.kind.exit(), 4);
     assert!(refusal.message.contains("1 suspect holds 101 locks, more than --max-drop 100"), "{refusal}");
 }
