@@ -59,6 +59,7 @@ async fn a_ghosts_locks_go_and_who_waited_gets_the_range() {
     let shown = world.run(&["runs", "show", &done["id"].as_str().unwrap()[..13]]).await.exits(0).json();
     assert_eq!(shown["release"], done);
     assert!(done["uid"].is_u64(), "{done:#}");
+    world.run(&["runs", "report", done["id"].as_str().unwrap()]).await.refuses(2, "is a release");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,8 +79,8 @@ async fn a_client_that_answers_keeps_its_locks_unless_that_is_said() {
     assert_eq!(client["lockd"], "answers");
     world.run(&["release", "--client", "host1.test", "--live"]).await.refuses(4, "ANSWERS");
     assert_eq!(world.held().await, 4);
-    world.run(&["release", "--client", "host1.test", "--live", "--yes"]).await.exits(0);
     world.run(&["release", "--client", "host1.test", "--live", "--dry-run"]).await.exits(0);
+    world.run(&["release", "--client", "host1.test", "--live", "--yes"]).await.exits(0);
     assert_eq!((world.locks_of("host1.test").await, world.locks_of("host2.test").await), (0, 2));
 }
 

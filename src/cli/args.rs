@@ -92,7 +92,7 @@ pub(super) struct Common {
     // Not global: see ADD_UP.
     #[arg(long = "name", env = "NLMCTL_NAME", hide_env = true, value_name = "NAME", value_delimiter = ',', value_parser = server_name)]
     pub names: Vec<CallerName>,
-    /// The port of the clients' rpcbind [default: 111]
+    /// The port of rpcbind on the clients, and on this host in check [default: 111]
     #[arg(long, global = true, env = "NLMCTL_RPCBIND_PORT", hide_env = true, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..))]
     pub rpcbind_port: Option<u16>,
     /// Print JSON on stdout
@@ -383,6 +383,7 @@ pub struct LocksArgs {
 /// `nlmctl notify`.
 #[derive(Debug, Clone, Args)]
 #[command(group = clap::ArgGroup::new("roster").args(["sm_dir", "targets"]))]
+#[command(override_usage = "nlmctl notify [OPTIONS] --name <NAME> --state <N>")]
 pub struct NotifyArgs {
     /// Notify the hosts that a statd recorded here: its folder or the sm/ in it (Linux, illumos), or its
     /// statd.status (FreeBSD); read, never changed [default: where this host's servers keep these records]

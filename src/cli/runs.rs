@@ -128,7 +128,15 @@ fn page_of(path: &Path, id: Option<&str>) -> Result<String, Failure> {
     let mut store = Store::open_existing(path)?.ok_or_else(none)?;
     let newest = if id.is_none() { store.list(1)?.pop().map(|run| run.id) } else { None };
     let id = id.map(str::to_owned).or(newest).ok_or_else(none)?;
-    let run = store.find(&id)?;
+    let run = match store.find(&id) {
+        Err(StoreError::UnknownRun { .. }) if store.release(&id)?.is_some() => {
+            return Err(Failure::usage(
+                format!("{id} is a release, and only runs have a page"),
+                format!("`nlmctl runs show {id}` shows it"),
+            ));
+        }
+        found => found?,
+    };
     page(&store.detail(run)?).map_err(unreadable)
 }
 

@@ -30,6 +30,12 @@ fn status_with_and_without_a_run() {
         cursor: 1,
     };
     is_golden("status", &StatusReport::new("nlmd", &info, &status, OwnersReport::told(), None));
+    let all = Capabilities { release: true, knows_paths: true, ..Capabilities::COOPERATES };
+    let able = Info { capabilities: all, ..info.clone() };
+    let page = include_str!("../../../man/nlmctl-control.7");
+    for word in StatusReport::new("nlmd", &able, &status, OwnersReport::told(), None).manager.capabilities {
+        assert!(page.contains(&format!("\n.It Li {word}\n")), "nlmctl-control(7) does not explain {word}");
+    }
     let blind =
         Info { capabilities: Capabilities { mark: false, list_locks: false, ..info.capabilities }, ..info.clone() };
     is_golden("status-unlisted", &StatusReport::new("nlmd", &blind, &status, OwnersReport::told(), None));
