@@ -35,7 +35,7 @@ use crate::manager::{LockManager, ManagerError, Owners, Weight};
 use crate::nsm::Target;
 use crate::report::{Failure, ReleaseOutcome, ReleaseReport, Stamp};
 use crate::resync::consent::Consent;
-use crate::resync::plan::{self as run_plan, names, refuse_ambiguous, refuse_busy, refuse_unknown};
+use crate::resync::plan::{self as run_plan, names, refuse_ambiguous, refuse_busy};
 use crate::store::{NewRelease, Store};
 use crate::wire::control::{ClientRef, ClientRow, LockRow, LockState, MAX_REFS, RefusalCode, Scope};
 use crate::wire::types::FileHandle;
@@ -76,10 +76,12 @@ pub async fn plan(
         clients.extend(listed(manager, &scope, &clients).await?);
     }
     refuse_ambiguous(&scope, &request.clients, &clients)?;
-    if !request.if_held {
-        refuse_unknown(&scope, &request.clients, &clients)?;
+    let mut unknown = run_plan::unknown(&scope, &request.clients, &clients);
+    if !request.if_held
+        && let Some(first) = unknown.next()
+    {
+        return Err(first.into());
     }
-    let unknown = run_plan::unknown(&scope, &request.clients, &clients);
     let unknown = unknown.map(|unknown| format!("{}; {}", unknown.message, unknown.remedy)).collect();
     let rows = match &owned {
         Some(owned) => Ok(owned.rows.clone()),
