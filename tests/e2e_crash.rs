@@ -55,20 +55,20 @@ async fn a_run_can_be_resumed_while_it_is_still_on() {
     world.behave(0, Behaviour::deaf());
     let run = world.start(&["resync", "--yes", "--grace", "6s"]);
     world.all_notified().await;
+    let active = world.run(&["status"]).await.exits(0).json()["run"].clone();
+    assert_eq!(active["controller"]["alive"], true, "{active:#}");
+    let by = format!("nlmctl (pid {}) works on it", active["controller"]["pid"]);
+    assert!(world.run(&["resync", "--yes"]).await.exits(4).stderr.contains(&by));
     run.kill9().await;
+    let active = world.run(&["status"]).await.exits(0).json()["run"].clone();
+    assert_eq!(active["controller"]["alive"], false, "{active:#}");
+    assert!(world.run(&["resync", "--yes"]).await.exits(4).stderr.contains("no nlmctl works on it"));
     let ran = world.run(&["resync", "--resume"]).await.exits(3);
     assert_eq!(ran.json()["run"]["outcome"], "settled");
     assert_eq!((ran.locks("reclaimed"), ran.locks("kept"), ran.locks("dropped")), (4, 2, 0));
 }
 
-    let active = world.run(&["status"]).await.exits(0).json()["run"].clone();
-    assert_eq!(active["controller"]["alive"], true, "{active:#}");
-    let by = format!("nlmctl (pid {}) works on it", active["controller"]["pid"]);
-    assert!(world.run(&["resync", "--yes"]).await.exits(4).stderr.contains(&by));
 #[tokio::test(flavor = "multi_thread")]
-    let active = world.run(&["status"]).await.exits(0).json()["run"].clone();
-    assert_eq!(active["controller"]["alive"], false, "{active:#}");
-    assert!(world.run(&["resync", "--yes"]).await.exits(4).stderr.contains("no nlmctl works on it"));
 async fn a_resumed_run_tells_the_rest_under_the_names_that_it_began_with() {
     let world = World::locked(2, 1).await;
     world.behave(0, Behaviour::deaf());
@@ -155,6 +155,18 @@ async fn a_signal_after_the_first_notice_leaves_and_tells_how_to_resume() {
     assert!(clients.iter().all(|client| client["locks"].is_null()), "what each has left was not asked: {clients:#?}");
     let ran = world.run(&["resync", "--resume"]).await.exits(3);
     assert_eq!((ran.locks("reclaimed"), ran.locks("kept")), (2, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_left_after_its_nlmd_has_ended_is_not_said_to_go_on_without_it() {
+    let mut world = World::locked(1, 1).await;
+    world.behave(0, Behaviour::deaf());
+    let run = world.start(&["resync", "--yes", "--grace", "20s"]);
+    world.all_notified().await;
+    world.server.kill().await.unwrap();
+    run.signal(Signal::SIGINT);
+    let ran = run.end().await.exits(1);
+    assert!(ran.stderr.contains("as long as the lock manager runs"), "{ran:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -256,3 +256,22 @@ impl LockManager for Nlmd {
         self.call_on(&self.watching, ControlCall::watch(&args), timeout).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_folder_or_a_file_is_told_from_a_socket_that_nobody_listens_at() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, left) = (folder.path().join("runs.db"), folder.path().join("control.sock"));
+        std::fs::write(&file, "").unwrap();
+        drop(std::os::unix::net::UnixListener::bind(&left).unwrap());
+        for (path, is_one) in [(folder.path(), false), (&file, false), (&left, true)] {
+            let error = Nlmd::new(path).status().await.unwrap_err();
+            let ManagerError::Unreachable { remedy, .. } = error else { panic!("{path:?}: {error}") };
+            assert_eq!(remedy.contains("this is not a socket"), !is_one, "{path:?}: {remedy}");
+            assert_eq!(remedy.contains("left its socket behind"), is_one, "{path:?}: {remedy}");
+        }
+    }
+}
