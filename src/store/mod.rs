@@ -106,7 +106,7 @@ impl Store {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let opened = Connection::open_with_flags(path, flags).map_err(|e| StoreError::of(path, e))?;
         let mut store = Self { connection: opened, path: path.to_owned() };
-        store.check_ours()?;
+        store.version()?;
         store.prepare().map_err(|e| StoreError::of(path, e))?;
         let _no_controller = store.alone_if_older()?;
         // Other processes, some of an older version, may bring the schema further between the look at it and the change,
@@ -154,14 +154,8 @@ impl Store {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let opened = Connection::open_with_flags(path, flags).map_err(|e| StoreError::of(path, e))?;
         let store = Self { connection: opened, path: path.to_owned() };
-        store.connection.busy_timeout(BUSY_TIMEOUT).map_err(|e| StoreError::of(path, e))?;
-        store.check_ours().map_err(StoreError::of_reading)?;
-        let newest = migrations().current_version(&store.connection).map_err(|e| StoreError::of_migration(path, e))?;
-        match newest {
-            SchemaVersion::Outside(_) => Err(StoreError::Newer { path: path.to_owned() }),
-            SchemaVersion::NoneSet => Ok(None),
-            SchemaVersion::Inside(version) => Ok(Some((store, version.get()))),
-        }
+        let version = store.version().map_err(StoreError::of_reading)?;
+        Ok(if version == 0 { None } else { Some((store, version)) })
     }
 
     /// Becomes the one controller of this record, until the lock is dropped or the process dies.
@@ -174,15 +168,25 @@ impl Store {
     fn alone_if_older(&self) -> Result<Option<ControllerLock>, StoreError> {
         let until = Instant::now() + BUSY_TIMEOUT;
         loop {
-            let version = migrations().current_version(&self.connection);
-            let version = version.map_err(|e| StoreError::of_migration(&self.path, e))?;
-            if !matches!(version, SchemaVersion::Inside(version) if version.get() < STEPS.len()) {
+            if [0, STEPS.len()].contains(&self.version()?) {
                 return Ok(None);
             }
             match self.begin_controller() {
                 Err(StoreError::ControllerActive { .. }) if Instant::now() < until => std::thread::sleep(BETWEEN_TRIES),
                 taken => return taken.map(Some),
             }
+        }
+    }
+
+    /// The steps that its schema has; 0 of a new one. Changes nothing in it.
+    fn version(&self) -> Result<usize, StoreError> {
+        self.connection.busy_timeout(BUSY_TIMEOUT).map_err(|e| self.error(e))?;
+        self.check_ours()?;
+        let version = migrations().current_version(&self.connection);
+        match version.map_err(|e| StoreError::of_migration(&self.path, e))? {
+            SchemaVersion::Outside(_) => Err(StoreError::Newer { path: self.path.clone() }),
+            SchemaVersion::NoneSet => Ok(0),
+            SchemaVersion::Inside(version) => Ok(version.get()),
         }
     }
 
@@ -198,7 +202,6 @@ impl Store {
     }
 
     fn prepare(&mut self) -> Result<(), rusqlite::Error> {
-        self.connection.busy_timeout(BUSY_TIMEOUT)?;
         self.connection.set_transaction_behavior(TransactionBehavior::Immediate);
         // Of a new record alone: a million rows of locks are written and read with a quarter of the calls that SQLite's own
         // size (4096) takes.

@@ -8,12 +8,17 @@ use crate::report::Stamp;
 use crate::wire::xdr;
 
 #[test]
-fn a_newer_schema_is_refused_with_words() {
+fn a_newer_schema_is_refused_with_words_and_its_file_is_left_as_it_is() {
     let place = Place::new();
-    place.open().connection.pragma_update(None, "user_version", 99).unwrap();
+    let newer = place.open().connection;
+    newer.pragma_update(None, "journal_mode", "DELETE").unwrap();
+    newer.pragma_update(None, "user_version", 99).unwrap();
+    drop(newer);
+    let before = fs::read(place.path()).unwrap();
     let error = Store::open(&place.path()).unwrap_err();
     assert!(matches!(error, StoreError::Newer { .. }), "{error:?}");
     assert!(error.to_string().contains("newer nlmctl"), "{error}");
+    assert!(fs::read(place.path()).unwrap() == before);
 }
 
 /// A record that so many steps made, with two runs and all that they had then.
