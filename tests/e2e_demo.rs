@@ -224,7 +224,8 @@ async fn a_run_on_record_can_be_read_as_a_page_exported_and_forgotten() {
     runs(&["prune"], 2).await;
     runs(&["prune", "--older-than", "1day"], 0).await;
     assert!(!runs(&["export"], 0).await.stdout.is_empty(), "it is not that old");
-    runs(&["prune", "--keep", "0"], 0).await;
+    let pruned = runs(&["prune", "--keep", "0", "--json"], 0).await.json();
+    assert_eq!((&pruned["runs"], &pruned["releases"]), (&1.into(), &0.into()));
     assert!(runs(&["export"], 0).await.stdout.is_empty());
     runs(&["report"], 2).await;
 }

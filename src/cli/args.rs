@@ -215,8 +215,8 @@ pub(super) enum RunsCommand {
         #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_limit)]
         limit: Option<NonZeroU32>,
     },
-    /// Delete old runs and releases from the record, except runs that have not ended; with both options, those to which
-    /// either applies
+    /// Delete old runs and releases from the record, except runs that have not ended; with both options, only those that are
+    /// old and not among the newest N
     #[command(group = clap::ArgGroup::new("which").required(true).multiple(true).args(["older_than", "keep"]))]
     Prune {
         /// Delete runs and releases that began longer ago than this

@@ -4,6 +4,8 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use serde::Serialize;
+
 use super::args::{RunsArgs, RunsCommand};
 use super::context::{Context, blocking, print_json, unread, written};
 use super::locks::client;
@@ -15,6 +17,17 @@ use crate::store::{LockRows, Pruned, Store, StoreError};
 use crate::units;
 use crate::wire::control::RunId;
 use crate::wire::types::ms;
+
+/// What `runs prune` deleted.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct PruneReport {
+    schema: u32,
+    /// Runs that were deleted, with their locks and their timelines.
+    runs: u64,
+    /// Releases that were deleted.
+    releases: u64,
+}
 
 /// The record can be read without a lock manager, so none is waited for longer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -49,8 +62,12 @@ pub(super) async fn run(context: &Context, command: RunsCommand) -> Result<u8, F
             blocking(move || export(&path, limit)).await?;
         }
         RunsCommand::Prune { older_than, keep } => {
-            let pruned = blocking(move || prune(&path, older_than, keep.unwrap_or(u32::MAX))).await?;
+            let pruned = blocking(move || prune(&path, older_than, keep.unwrap_or(0))).await?;
             let Pruned { runs, releases } = pruned;
+            if context.settings.json {
+                print_json(&PruneReport { schema: SCHEMA, runs, releases })?;
+                return Ok(0);
+            }
             let words = format!("{} and {}", units::count(runs, "run"), units::count(releases, "release"));
             context.say(&format!("{words} deleted"));
         }
@@ -154,9 +171,9 @@ fn prune(path: &Path, older_than: Option<Duration>, keep: u32) -> Result<Pruned,
     if !path.exists() {
         return Ok(Pruned::default());
     }
-    let age = older_than.map(|age| SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH));
-    let before = age.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
-    Ok(Store::open(path)?.prune_to(keep, before.map(ms))?)
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let before = older_than.map(|age| ms(now.saturating_sub(age)));
+    Ok(Store::open(path)?.prune_to(keep, before)?)
 }
 
 /// Fetches what the lock manager still has of this record's runs (statement 10). One that has

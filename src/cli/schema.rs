@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use super::abort::AbortReport;
 use super::args::Cli;
+use super::runs::PruneReport;
 use crate::demo::run::Played;
 use crate::report::{
     CheckReport, ClientsReport, ErrorReport, LocksReport, NotifyReport, PlanReport, ReconcileReport, ReleaseReport,
@@ -42,6 +43,7 @@ fn documents() -> Vec<Document> {
         document::<LocksReport>("locks", &["locks"]),
         document::<NotifyReport>("notify", &["notify"]),
         document::<PlanReport>("plan", &["resync --dry-run"]),
+        document::<PruneReport>("prune", &["runs prune"]),
         document::<ReconcileReport>("reconcile", &["reconcile"]),
         document::<ReleaseReport>("release", &["release", "runs show"]),
         document::<ReleasesReport>("releases", &["runs releases"]),
@@ -53,7 +55,7 @@ fn documents() -> Vec<Document> {
 }
 
 /// Commands that print no JSON but that of an error.
-const PRINT_NONE: [&str; 4] = ["completions", "metrics", "runs prune", "runs report"];
+const PRINT_NONE: [&str; 3] = ["completions", "metrics", "runs report"];
 
 fn document<T: JsonSchema>(name: &'static str, printed_by: &'static [&'static str]) -> Document {
     let settings = SchemaSettings::draft2020_12().for_serialize().with_transform(RecursiveTransform(open));

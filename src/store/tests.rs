@@ -496,8 +496,9 @@ fn what_is_older_than_a_moment_is_forgotten_on_demand_and_an_unfinished_run_neve
     store.create_run(&new_run(run_id(9))).unwrap();
     let old = "UPDATE run SET started_ms = 1000 WHERE id IN (?1, ?2)";
     store.connection.execute(old, [run_id(1).to_string(), run_id(9).to_string()]).unwrap();
-    assert_eq!(store.prune_to(KEEP_RUNS, Some(1000)).unwrap(), Pruned::default(), "it began at that moment");
-    assert_eq!(store.prune_to(KEEP_RUNS, Some(1001)).unwrap(), Pruned { runs: 1, releases: 0 });
+    assert_eq!(store.prune_to(0, Some(1000)).unwrap(), Pruned::default(), "it began at that moment");
+    assert_eq!(store.prune_to(4, Some(1001)).unwrap(), Pruned::default(), "it is among the newest");
+    assert_eq!(store.prune_to(3, Some(1001)).unwrap(), Pruned { runs: 1, releases: 0 });
     assert!(store.report(run_id(1)).is_err() && store.report(run_id(2)).is_ok() && store.report(run_id(9)).is_ok());
 }
 

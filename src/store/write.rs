@@ -357,19 +357,19 @@ impl Store {
         self.prune_to(KEEP_RUNS, None)
     }
 
-    /// Forgets ended runs and releases: all but the newest `keep`, and those that began before `before` (milliseconds
-    /// since 1970). A run that has not ended stays.
+    /// Forgets ended runs and releases that are not among the newest `keep` and, with `before` (milliseconds since 1970),
+    /// began before that. A run that has not ended stays.
     pub fn prune_to(&mut self, keep: u32, before: Option<u64>) -> Result<Pruned, StoreError> {
-        let before = integer(before.unwrap_or(0));
+        let before = integer(before.unwrap_or(u64::MAX));
         self.transaction(|tx| {
             let releases = tx.execute(
-                "DELETE FROM release WHERE asked_ms < ?2 OR id NOT IN
+                "DELETE FROM release WHERE asked_ms < ?2 AND id NOT IN
                  (SELECT id FROM release ORDER BY rowid DESC LIMIT ?1)",
                 params![keep, before],
             )?;
             let runs = tx.execute(
-                "DELETE FROM run WHERE phase = 'done' AND (started_ms < ?2 OR number NOT IN
-                 (SELECT number FROM run ORDER BY number DESC LIMIT ?1))",
+                "DELETE FROM run WHERE phase = 'done' AND started_ms < ?2 AND number NOT IN
+                 (SELECT number FROM run ORDER BY number DESC LIMIT ?1)",
                 params![keep, before],
             )?;
             Ok(Pruned { runs: runs as u64, releases: releases as u64 })
