@@ -103,6 +103,45 @@ fn variables_set_what_flags_do_not() {
 }
 
 #[test]
+fn a_variable_with_an_error_is_named_an_empty_one_is_not_set_and_usage_shows_what_was_typed() {
+    let with = |name: &str, value: &str, args: &[&str]| {
+        let mut command = nlmctl(args);
+        command.env(name, value);
+        process::to_its_end(command)
+    };
+    for (name, value, words) in [
+        ("NLMCTL_RPCBIND_PORT", "abc", "a port: 1 to 65535"),
+        ("NLMCTL_RPCBIND_PORT", "0", "a port: 1 to 65535"),
+        ("NLMCTL_MANAGER", "samba", "auto, nlmd, knfsd or ganesha"),
+        ("NLMCTL_NAME", "nas:/export", "not an address or a host name"),
+        ("NLMCTL_VERBOSE", "x", "a number"),
+    ] {
+        with(name, value, &["--json", "status"]).refuses(2, &format!("the variable {name} is \"{value}\""));
+        with(name, value, &["--json", "status"]).refuses(2, words);
+        with(name, "", &["--json", "status", "--control", "/x.sock"]).refuses(5, "/x.sock");
+    }
+    with("NLMCTL_CONTROL", "", &["--json", "status", "--manager", "nlmd"]).refuses(5, "/run/nlmd/control.sock");
+    let usage = with("NLMCTL_DB", "/x.db", &["runs", "show"]).exits(2);
+    assert!(usage.stderr.contains("Usage: nlmctl runs show <ID>"), "{usage:#?}");
+}
+
+#[test]
+fn variables_of_nlmd_are_named_if_they_make_no_sense_and_empty_ones_are_not_set() {
+    for (variables, words) in [
+        (&[("NLMD_GRACE", "5")][..], "the variable NLMD_GRACE: invalid value '5' for '--grace <TIME>'"),
+        (&[("NLMD_NLM_PORT", "x")], "the variable NLMD_NLM_PORT: "),
+        (&[("NLMD_STATD_DIR", "/x"), ("NLMD_GRACE", ""), ("NLMD_VERSION", "1")], "--statd-dir is for --nsm statd"),
+        (&[("NLMD_NSM", "statd"), ("NLMD_NO_RPCBIND", "1")], "--nsm statd needs rpcbind"),
+        (&[("NLMD_CONFIG", "/nonexistent/nlmd.toml")], "cannot read the config file /nonexistent/nlmd.toml"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nlmd"));
+        command.env_clear().envs(variables.iter().copied());
+        let ran = process::to_its_end(command).exits(2);
+        assert!(ran.stderr.contains(words), "{variables:?}: {ran:#?}");
+    }
+}
+
+#[test]
 fn what_is_no_file_is_not_replaced_by_one() {
     let dir = tempfile::tempdir().unwrap();
     let pipe = dir.path().join("pipe");

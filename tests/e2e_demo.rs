@@ -52,9 +52,9 @@ async fn the_contracts_example_comes_out_to_the_lock() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_set_up_for_this_machines_nlmd_is_not_taken_for_the_demos() {
+async fn what_is_set_up_for_this_machines_nlmd_or_its_record_is_not_taken_for_the_demos() {
     let mut command = nlmctl(&["demo", "--json", "--clients", "2", "--locks", "1"]);
-    command.env("NLMD_ALLOW", "192.0.2.1").env("NLMD_GRACE", "rubbish");
+    command.env("NLMD_ALLOW", "192.0.2.1").env("NLMD_GRACE", "rubbish").env("NLMCTL_DB", "/nonexistent/runs.db");
     agrees(&Running::start(command).end().await.exits(0));
 }
 

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
@@ -66,9 +66,9 @@ impl Cli {
             cli.common.names = names;
         }
         let counts = given("verbose").map(|level| level.get_count("verbose"));
-        // What neither the command line nor a variable has is the config file's to say; clap gives false and 0.
-        let is_said = |id| matches.value_source(id) != Some(ValueSource::DefaultValue);
-        cli.common.verbose = counts.reduce(u8::saturating_add).or(cli.common.verbose.filter(|_| is_said("verbose")));
+        // What the command line has not is the variables' and the config file's to say; clap gives false and 0.
+        let is_said = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
+        cli.common.verbose = counts.reduce(u8::saturating_add);
         cli.common.json = cli.common.json.filter(|_| is_said("json"));
         cli.common.quiet = cli.common.quiet.filter(|_| is_said("quiet"));
         Ok(cli)
@@ -80,38 +80,37 @@ impl Cli {
 #[command(next_help_heading = "Common options")]
 pub(super) struct Common {
     /// Which lock manager to drive [default: auto]
-    #[arg(long, global = true, env = "NLMCTL_MANAGER", hide_env = true, value_enum)]
+    #[arg(long, global = true, value_enum)]
     pub manager: Option<ManagerKind>,
     /// nlmd's control socket [default: /run/nlmd/control.sock]
-    #[arg(long, global = true, env = "NLMCTL_CONTROL", hide_env = true, value_name = "PATH")]
+    #[arg(long, global = true, value_name = "PATH")]
     pub control: Option<PathBuf>,
     /// The record of runs [default: /var/lib/nlmctl/runs.db as root, else nlmctl/runs.db in the XDG state folder]
-    #[arg(long, global = true, env = "NLMCTL_DB", hide_env = true, value_name = "PATH")]
+    #[arg(long, global = true, value_name = "PATH")]
     pub db: Option<PathBuf>,
     /// A name under which clients know this server; repeat the option for more names [default: full, then short host name]
     // Not global: see ADD_UP.
-    #[arg(long = "name", env = "NLMCTL_NAME", hide_env = true, value_name = "NAME", value_delimiter = ',', value_parser = server_name)]
+    #[arg(long = "name", value_name = "NAME", value_delimiter = ',', value_parser = server_name)]
     pub names: Vec<CallerName>,
     /// The port of rpcbind on the clients, and on this host in check [default: 111]
-    #[arg(long, global = true, env = "NLMCTL_RPCBIND_PORT", hide_env = true, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, global = true, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..))]
     pub rpcbind_port: Option<u16>,
     /// Print JSON on stdout
-    #[arg(long, global = true, action = ArgAction::SetTrue, env = "NLMCTL_JSON", hide_env = true, value_parser = FalseyValueParser::new())]
+    #[arg(long, global = true, action = ArgAction::SetTrue)]
     pub json: Option<bool>,
     /// Print no status and no progress, and no report of what was done if the exit code is 0
-    #[arg(long, short, global = true, action = ArgAction::SetTrue, env = "NLMCTL_QUIET", hide_env = true, value_parser = FalseyValueParser::new())]
+    #[arg(long, short, global = true, action = ArgAction::SetTrue)]
     pub quiet: Option<bool>,
     /// Say more on stderr; twice for debugging
-    #[arg(long, short, action = ArgAction::Count, env = "NLMCTL_VERBOSE", hide_env = true)]
+    #[arg(long, short, action = ArgAction::Count)]
     pub verbose: Option<u8>,
     /// The config file [default: /etc/nlmctl.toml]
-    #[arg(long, global = true, env = "NLMCTL_CONFIG", hide_env = true, value_name = "PATH")]
+    #[arg(long, global = true, value_name = "PATH")]
     pub config: Option<PathBuf>,
 }
 
 /// `--manager`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ManagerKind {
     /// The lock manager of this host
     Auto,

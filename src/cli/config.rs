@@ -1,18 +1,21 @@
-//! Settings: flags win over NLMCTL_* variables (clap does that), these over the config file.
+//! Settings: flags win over NLMCTL_* variables, these over the config file. Variables and the file have the same keys and go
+//! through [`Layer::set`].
 
 use std::collections::HashSet;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use clap::ValueEnum;
+use toml::Value;
 
 use super::args::{Common, ManagerKind};
-use crate::host::private_folder;
+use crate::host::{is_off, private_folder, read_config, variable, variable_name};
 use crate::nsm::roster::server_name;
 use crate::report::Failure;
 use crate::wire::rpcbind;
 use crate::wire::types::CallerName;
 
+/// The variables begin so.
+pub(super) const PROGRAM: &str = "nlmctl";
 const CONFIG: &str = "/etc/nlmctl.toml";
 const CONTROL: &str = "/run/nlmd/control.sock";
 const ROOTS_RECORD: &str = "/var/lib/nlmctl/runs.db";
@@ -25,10 +28,10 @@ pub struct Settings {
     pub control: PathBuf,
     /// Whether the user named it: then it is nlmd's.
     pub control_named: bool,
-    /// The record, if one was named (the config file's does not count for [`given_db`](Self::given_db)).
+    /// The record, if one was named.
     pub db: Option<PathBuf>,
-    /// The record that the command line or a variable named.
-    pub given_db: Option<PathBuf>,
+    /// The record that the command line named.
+    pub typed_db: Option<PathBuf>,
     /// Names under which clients know this server; empty: to be found out.
     pub names: Vec<CallerName>,
     /// The port of the clients' rpcbind.
@@ -40,44 +43,119 @@ pub struct Settings {
     pub verbose: u8,
 }
 
-/// The config file. Keys are the names of the flags.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct File {
+/// What the variables say, or the config file. Keys are the names of the flags.
+#[derive(Debug, Default)]
+struct Layer {
     manager: Option<ManagerKind>,
     control: Option<PathBuf>,
     db: Option<PathBuf>,
-    name: Option<Vec<String>>,
-    rpcbind_port: Option<std::num::NonZeroU16>,
+    names: Vec<CallerName>,
+    rpcbind_port: Option<u16>,
     json: Option<bool>,
     quiet: Option<bool>,
     verbose: Option<u8>,
 }
 
+const KEYS: [&str; 8] = ["manager", "control", "db", "name", "rpcbind-port", "json", "quiet", "verbose"];
+
+/// Puts in a value that makes sense; else the error says what would.
+fn put<T>(slot: &mut Option<T>, value: Option<T>, expected: &str) -> Result<(), String> {
+    *slot = value;
+    if slot.is_some() { Ok(()) } else { Err(expected.to_owned()) }
+}
+
+impl Layer {
+    fn set(&mut self, key: &str, value: &Value) -> Result<(), String> {
+        let path = || value.as_str().map(PathBuf::from);
+        match key {
+            "manager" => {
+                let kind = value.as_str().and_then(|word| ManagerKind::from_str(word, false).ok());
+                put(&mut self.manager, kind, "auto, nlmd, knfsd or ganesha")
+            }
+            "control" => put(&mut self.control, path(), "a path, as a string"),
+            "db" => put(&mut self.db, path(), "a path, as a string"),
+            "name" => {
+                let texts = value.as_array().and_then(|all| all.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
+                let texts = texts.ok_or("`name` is a list of strings: name = [\"nfs.example.org\", \"nfs\"]")?;
+                let names: Result<_, _> = texts.into_iter().map(server_name).collect();
+                self.names = names.map_err(|what| format!("`name`: {what}"))?;
+                return Ok(());
+            }
+            "rpcbind-port" => {
+                let port = value.as_integer().and_then(|number| u16::try_from(number).ok());
+                put(&mut self.rpcbind_port, port.filter(|port| *port > 0), "a port: 1 to 65535")
+            }
+            "json" => put(&mut self.json, value.as_bool(), "true or false"),
+            "quiet" => put(&mut self.quiet, value.as_bool(), "true or false"),
+            "verbose" => {
+                let level = value.as_integer().and_then(|number| u8::try_from(number).ok());
+                put(&mut self.verbose, level, "a number: 0, 1 or 2")
+            }
+            _ => Err("not a key of this file, which has the common options only; nlmctl.toml(5) lists them".to_owned()),
+        }
+        .map_err(|what| format!("`{key}` is {what}"))
+    }
+
+    fn of_variables() -> Result<Self, Failure> {
+        let mut layer = Self::default();
+        for key in KEYS {
+            let Some(given) = variable(PROGRAM, key) else { continue };
+            let text = given.to_string_lossy();
+            let value = match key {
+                "name" => Value::Array(text.split(',').map(Value::from).collect()),
+                "json" | "quiet" => Value::Boolean(!is_off(&given)),
+                _ => text.parse().map_or_else(|_| Value::from(&*text), Value::Integer),
+            };
+            match key {
+                // A path may have any bytes.
+                "control" => layer.control = Some(given.into()),
+                "db" => layer.db = Some(given.into()),
+                _ => layer.set(key, &value).map_err(|what| {
+                    let name = variable_name(PROGRAM, key);
+                    Failure::usage(
+                        format!("the variable {name} is {text:?}: {what}"),
+                        format!("correct or unset {name}"),
+                    )
+                })?,
+            }
+        }
+        Ok(layer)
+    }
+
+    fn of_file(named: Option<&Path>) -> Result<Self, Failure> {
+        let mut layer = Self::default();
+        read_config(named, CONFIG, |key, value| layer.set(key, value)).map_err(|what| {
+            Failure::usage(
+                what,
+                "correct the file, or name another one with --config or NLMCTL_CONFIG; nlmctl.toml(5) describes it",
+            )
+        })?;
+        Ok(layer)
+    }
+}
+
 impl Settings {
-    /// Reads the config file and puts all together.
+    /// Reads the variables and the config file, and puts all together.
     pub(super) fn new(flags: &Common) -> Result<Self, Failure> {
-        let file = read(flags.config.as_deref())?;
-        let mut names = if flags.names.is_empty() {
-            let path = flags.config.as_deref().unwrap_or(Path::new(CONFIG));
-            let parse = |name: &String| server_name(name).map_err(|e| bad(path, &format!("name: {e}")));
-            file.name.iter().flatten().map(parse).collect::<Result<_, _>>()?
-        } else {
-            flags.names.clone()
-        };
+        let variables = Layer::of_variables()?;
+        let named = flags.config.clone().or_else(|| variable(PROGRAM, "config").map(PathBuf::from));
+        let file = Layer::of_file(named.as_deref())?;
+        let names = [flags.names.clone(), variables.names, file.names];
+        let mut names = names.into_iter().find(|names| !names.is_empty()).unwrap_or_default();
         let mut seen = HashSet::new();
         names.retain(|name: &CallerName| seen.insert(name.clone()));
+        let control = flags.control.clone().or(variables.control).or(file.control);
         Ok(Self {
-            manager: flags.manager.or(file.manager).unwrap_or(ManagerKind::Auto),
-            control_named: flags.control.is_some() || file.control.is_some(),
-            control: flags.control.clone().or(file.control).unwrap_or_else(|| CONTROL.into()),
-            db: flags.db.clone().or(file.db),
-            given_db: flags.db.clone(),
+            manager: flags.manager.or(variables.manager).or(file.manager).unwrap_or(ManagerKind::Auto),
+            control_named: control.is_some(),
+            control: control.unwrap_or_else(|| CONTROL.into()),
+            db: flags.db.clone().or(variables.db).or(file.db),
+            typed_db: flags.db.clone(),
             names,
-            rpcbind_port: flags.rpcbind_port.or(file.rpcbind_port.map(Into::into)).unwrap_or(rpcbind::PORT),
-            json: flags.json.or(file.json).unwrap_or_default(),
-            quiet: flags.quiet.or(file.quiet).unwrap_or_default(),
-            verbose: flags.verbose.or(file.verbose).unwrap_or_default(),
+            rpcbind_port: flags.rpcbind_port.or(variables.rpcbind_port).or(file.rpcbind_port).unwrap_or(rpcbind::PORT),
+            json: flags.json.or(variables.json).or(file.json).unwrap_or_default(),
+            quiet: flags.quiet.or(variables.quiet).or(file.quiet).unwrap_or_default(),
+            verbose: flags.verbose.or(variables.verbose).or(file.verbose).unwrap_or_default(),
         })
     }
 
@@ -122,26 +200,6 @@ fn default_record(is_root: bool, env: impl Fn(&str) -> Option<PathBuf>) -> Optio
         .filter(absolute)
         .or_else(|| env("HOME").filter(absolute).map(|home| home.join(".local/state")))?;
     Some(state.join("nlmctl/runs.db"))
-}
-
-fn bad(path: &Path, what: &str) -> Failure {
-    Failure::usage(
-        format!("{}: {what}", path.display()),
-        "its keys are manager, control, db, name, rpcbind-port, json, quiet, verbose",
-    )
-}
-
-/// A missing file is fine unless it was asked for.
-fn read(given: Option<&Path>) -> Result<File, Failure> {
-    let path = given.unwrap_or(Path::new(CONFIG));
-    match std::fs::read_to_string(path) {
-        Ok(text) => toml::from_str(&text).map_err(|e| bad(path, e.to_string().trim_end())),
-        Err(e) if e.kind() == ErrorKind::NotFound && given.is_none() => Ok(File::default()),
-        Err(e) => Err(Failure::usage(
-            format!("cannot read the config file {}: {e}", path.display()),
-            "check the path given with --config or NLMCTL_CONFIG, and the file's permissions",
-        )),
-    }
 }
 
 #[cfg(test)]
@@ -190,27 +248,29 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_is_refused_with_file_and_key() {
-        let error = settings("contrl = '/a'\n", &[]).unwrap_err();
-        assert_eq!(error.kind.exit(), 2);
-        let words = error.to_string();
-        assert!(words.contains("nlmctl.toml") && words.contains("contrl"), "{words}");
-    }
-
-    #[test]
-    fn a_value_that_makes_no_sense_is_refused_with_file_and_key() {
-        for bad in [
-            "rpcbind-port = 0\n",
-            "manager = 'samba'\n",
-            "name = ['']\n",
-            "name = ['aa, bb']\n",
-            "json = 'yes'\n",
-            "control",
+    fn an_error_in_the_file_names_the_file_the_line_and_what_is_expected() {
+        for (file, words) in [
+            ("contrl = '/a'\n", ", line 1: `contrl` is not a key of this file"),
+            (
+                "json = true\n\ngrace = '5s'\n",
+                ", line 3: `grace` is not a key of this file, which has the common options",
+            ),
+            ("rpcbind-port = 0\n", "`rpcbind-port` is a port: 1 to 65535"),
+            ("rpcbind-port = 70000\n", "`rpcbind-port` is a port: 1 to 65535"),
+            ("manager = 'samba'\n", "`manager` is auto, nlmd, knfsd or ganesha"),
+            ("name = 'x'\n", "`name` is a list of strings: name = ["),
+            ("name = ['']\n", "`name`: "),
+            ("name = ['aa, bb']\n", "`name`: "),
+            ("json = 'yes'\n", "`json` is true or false"),
+            ("db = 1\n", "`db` is a path"),
+            ("verbose = -1\n", "`verbose` is a number"),
+            ("quiet = true\ncontrol", ", line 2: "),
+            ("json = true\njson = true\n", ", line 2: duplicate key"),
         ] {
-            let error = settings(bad, &[]).unwrap_err();
-            let words = error.to_string();
-            let key = bad.split(' ').next().unwrap().trim();
-            assert!(words.contains("nlmctl.toml") && words.contains(key), "{words}");
+            let error = settings(file, &[]).unwrap_err();
+            let said = error.to_string();
+            assert!(said.contains("nlmctl.toml") && said.contains(words), "{file:?}: {said}");
+            assert_eq!(error.kind.exit(), 2);
         }
     }
 

@@ -31,7 +31,7 @@ pub(super) async fn run(context: &Context, args: DemoArgs) -> Result<u8, Failure
         grace: args.grace,
         mode: args.mode,
         unreachable: args.unreachable,
-        db: context.settings.given_db.clone(),
+        db: context.settings.typed_db.clone(),
     };
     script.cast.check()?;
     context.say(&format!(

@@ -36,8 +36,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt, registry};
 
 use self::args::{Cli, Command};
-use self::config::Settings;
+use self::config::{PROGRAM, Settings};
 use self::context::{Context, json, to_stderr, to_stdout};
+use crate::host::{is_off, variable};
 use crate::interposer::{child, filter, keeper};
 use crate::manager::knfsd;
 use crate::report::{ErrorReport, Failure, Render};
@@ -69,8 +70,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         return filter::main(args.into_iter().skip(2));
     }
     let wants_json = args.iter().take_while(|word| *word != "--").any(|word| word == "--json")
-        || std::env::var_os("NLMCTL_JSON")
-            .is_some_and(|v| !matches!(v.to_str(), Some("" | "0" | "false" | "no" | "off")));
+        || variable(PROGRAM, "json").is_some_and(|value| !is_off(&value));
     let cli = match Cli::read(args) {
         Ok(cli) => cli,
         Err(error) => return unparsed(&error, wants_json),

@@ -43,9 +43,9 @@ pub struct Played {
     pub report: RunReport,
     /// What the witness says.
     pub check: Check,
-    /// Whether the run's record is kept.
+    /// Where the run's record is kept.
     #[serde(skip)]
-    pub is_recorded: bool,
+    pub db: Option<PathBuf>,
 }
 
 impl Played {
@@ -66,7 +66,11 @@ impl Played {
 impl Render for Played {
     fn show(&self, view: &View) -> String {
         let Check { believed, held, lost, stuck, clients_disagreeing } = self.check;
-        let mut out = if self.is_recorded { self.report.show(view) } else { self.report.show_unrecorded(view) };
+        let all_of_them = match &self.db {
+            Some(db) => format!("nlmctl --db {} runs show {}", db.display(), self.report.run.id),
+            None => "run the demo with --db FILE, which keeps the record".to_owned(),
+        };
+        let mut out = self.report.show_with(&all_of_them, view);
         let _ = writeln!(out, "\ncheck: the simulated clients believe in {believed} locks, nlmd holds {held}");
         let _ = match (self.agrees(), clients_disagreeing) {
             (true, 0) => writeln!(out, "  no client disagrees with nlmd"),
@@ -137,5 +141,5 @@ pub async fn play(script: &Script, nlmctl: &Path, progress: watch::Sender<Progre
     let check = compare(&stage.farm, &*manager).await?;
     // Its end is of no more interest: dropping it kills what a request did not end.
     let _ = stage.server.stop().await;
-    Ok(Played { report, check, is_recorded: script.db.is_some() })
+    Ok(Played { report, check, db: script.db.clone() })
 }

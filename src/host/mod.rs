@@ -26,10 +26,13 @@
 //! | `interfaces` | network interfaces by name, behind link-local addresses |
 //! | `names` | the names under which clients know this host |
 //! | `statd` | the folder of this host's rpc.statd, and its NSM state number |
+//! | `config` | what variables and a config file set for a program |
 //! | `clock` | the time of day |
 
 mod addresses;
 mod clock;
+#[cfg(feature = "tools")]
+mod config;
 mod files;
 mod holder;
 mod interfaces;
@@ -57,6 +60,8 @@ mod syslog;
 
 pub use addresses::{addresses, is_own_address, serving_addresses};
 pub use clock::unix_ms;
+#[cfg(feature = "tools")]
+pub use config::{is_off, read_config, variable, variable_name};
 pub use files::{FileError, Machine, folder_of, read_if_there, remove, replace, replaceable};
 pub use holder::Holder;
 pub use interfaces::{BadAddress, address, text_of};

@@ -189,7 +189,7 @@ fn client_row(client: &ClientReport) -> [String; 15] {
 }
 
 /// The first of those that were dropped, and where the rest is.
-fn lost(out: &mut String, run: &RunReport, is_recorded: bool, view: &View) {
+fn lost(out: &mut String, run: &RunReport, all_of_them: &str, view: &View) {
     if run.lost.is_empty() {
         return;
     }
@@ -201,8 +201,8 @@ fn lost(out: &mut String, run: &RunReport, is_recorded: bool, view: &View) {
         table.row([file(lock), lock.owner.name.clone(), range(lock.start, lock.end)]);
     }
     out.push_str(&table.render(view.width));
-    if all > shown && is_recorded {
-        line!(out, "all of them: nlmctl runs show {}", run.run.id);
+    if all > shown {
+        line!(out, "all of them: {all_of_them}");
     }
 }
 
@@ -210,8 +210,8 @@ fn file(lock: &LockReport) -> String {
     lock.inode.as_ref().unwrap_or(&lock.file).clone()
 }
 
-/// `shown`: what of its clients and locks is in it, where that is not all. `is_recorded`: whether its record is kept.
-fn report(run: &RunReport, all_clients: bool, shown: Option<&str>, is_recorded: bool, view: &View) -> String {
+/// `shown`: what of its clients and locks is in it, where that is not all. `all_of_them`: what shows all dropped locks.
+fn report(run: &RunReport, all_clients: bool, shown: Option<&str>, all_of_them: &str, view: &View) -> String {
     let mut out = String::new();
     head(&mut out, &run.run, run.state, view);
     if let Some(shown) = shown {
@@ -223,7 +223,7 @@ fn report(run: &RunReport, all_clients: bool, shown: Option<&str>, is_recorded: 
         clients(&mut out, run, all_clients, view);
     }
     if !all_clients {
-        lost(&mut out, run, is_recorded, view);
+        lost(&mut out, run, all_of_them, view);
     }
     if run.locks.dropped + run.locks.conflicts > 0 {
         line!(out, "\nwhat to do on a client that lost a lock: man 7 nlmctl-lost-locks");
@@ -233,14 +233,14 @@ fn report(run: &RunReport, all_clients: bool, shown: Option<&str>, is_recorded: 
 
 impl Render for RunReport {
     fn show(&self, view: &View) -> String {
-        report(self, false, None, true, view)
+        self.show_with(&format!("nlmctl runs show {}", self.run.id), view)
     }
 }
 
 impl RunReport {
-    /// What is printed of a run whose record is not kept.
-    pub fn show_unrecorded(&self, view: &View) -> String {
-        report(self, false, None, false, view)
+    /// Likewise, with other words about what shows all dropped locks.
+    pub fn show_with(&self, all_of_them: &str, view: &View) -> String {
+        report(self, false, None, all_of_them, view)
     }
 }
 
@@ -306,7 +306,7 @@ impl<R: Rows<Row = LockReport>> Render for RunDetail<R> {
             layout.see(&layout.row(lock_row(&lock)));
             Ok(())
         })?;
-        out.write_all(report(&self.report, true, self.shown.as_deref(), true, view).as_bytes())?;
+        out.write_all(report(&self.report, true, self.shown.as_deref(), "", view).as_bytes())?;
         if !is_empty {
             writeln!(out)?;
             layout.write_heading(out, view.width)?;

@@ -1,47 +1,68 @@
-//! nlmd's config file: one flag on each line, in TOML, for flags that the command line and the variables leave out.
+//! What nlmd's variables and its config file set, as arguments of the command line. The config file has one flag on each line,
+//! for flags that the command line and the variables leave out.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::ErrorKind;
 use std::path::Path;
 
-use toml::{Spanned, Value};
+use clap::ArgAction;
+use toml::Value;
 
+use crate::host::{is_off, read_config, variable, variable_name};
+
+pub(super) const PROGRAM: &str = "nlmd";
 /// Read where no file is named; it may be missing.
-pub(super) const DEFAULT: &str = "/etc/nlmd.toml";
+const DEFAULT: &str = "/etc/nlmd.toml";
 
-/// The flags in the file as arguments of the command line, but for those that `is_given` knows already; each must pass
-/// `check`. An error is for people.
-pub(super) fn arguments(
+/// The flags in the variables as arguments, but for those that `is_given` knows already; each must pass `check`.
+pub(super) fn of_variables(
+    command: &clap::Command,
+    is_given: impl Fn(&str) -> bool,
+    check: impl Fn(&str, &[OsString]) -> Result<(), String>,
+) -> Result<Vec<OsString>, String> {
+    let mut arguments = Vec::new();
+    for argument in command.get_arguments() {
+        let Some((key, value)) = argument.get_long().and_then(|key| Some((key, variable(PROGRAM, key)?))) else {
+            continue;
+        };
+        let mut word = OsString::from(format!("--{key}"));
+        match argument.get_action() {
+            ArgAction::SetTrue if is_off(&value) => continue,
+            ArgAction::SetTrue => {}
+            ArgAction::Set | ArgAction::Append => {
+                word.push("=");
+                word.push(&value);
+            }
+            // Help and the version.
+            _ => continue,
+        }
+        check(key, std::slice::from_ref(&word))
+            .map_err(|what| format!("the variable {}: {what}", variable_name(PROGRAM, key)))?;
+        if !is_given(key) {
+            arguments.push(word);
+        }
+    }
+    Ok(arguments)
+}
+
+/// Likewise the flags in the file.
+pub(super) fn of_file(
     named: Option<&Path>,
     is_given: impl Fn(&str) -> bool,
     check: impl Fn(&str, &[OsString]) -> Result<(), String>,
 ) -> Result<Vec<OsString>, String> {
-    let path = named.unwrap_or(Path::new(DEFAULT));
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() => return Ok(Vec::new()),
-        Err(error) => return Err(format!("cannot read the config file {}: {error}", path.display())),
-    };
-    let table: BTreeMap<Spanned<String>, Value> =
-        toml::from_str(&text).map_err(|error| format!("the config file {}: {error}", path.display()))?;
     let mut arguments = Vec::new();
-    for (key, value) in &table {
-        let bad = |what: String| {
-            let before = text.get(..key.span().start).unwrap_or_default();
-            format!("the config file {}, line {}: {what}", path.display(), before.matches('\n').count() + 1)
-        };
-        if key.get_ref() == "config" {
-            return Err(bad("`config` belongs on the command line".into()));
+    read_config(named, DEFAULT, |key, value| {
+        if key == "config" {
+            return Err("`config` belongs on the command line".into());
         }
-        let key = key.get_ref().as_str();
         // A flag that is off has no argument, and is a flag all the same.
         let on = if *value == Value::Boolean(false) { &Value::Boolean(true) } else { value };
-        check(key, &of(key, on).map_err(bad)?).map_err(bad)?;
+        check(key, &of(key, on)?)?;
         if !is_given(key) {
-            arguments.extend(of(key, value).map_err(bad)?);
+            arguments.extend(of(key, value)?);
         }
-    }
+        Ok(())
+    })?;
     Ok(arguments)
 }
 

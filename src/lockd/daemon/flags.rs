@@ -5,15 +5,14 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::FalseyValueParser;
 use clap::error::ErrorKind;
-use clap::parser::ValueSource::{CommandLine, EnvVariable};
+use clap::parser::ValueSource::CommandLine;
 use clap::{CommandFactory, Parser};
 use ipnet::IpNet;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use super::config_file;
-use crate::host;
+use super::config_file::{self, PROGRAM};
+use crate::host::{self, variable};
 use crate::lockd::settings::{NsmKind, Settings};
 use crate::locks::Limits;
 use crate::nsm::roster::server_name;
@@ -30,64 +29,64 @@ const MAX_GRACE: Duration = Duration::from_hours(24);
 #[command(name = "nlmd", version, args_override_self = true)]
 pub struct Flags {
     /// The directory of its state: its clients, the results of runs, and the NSM state number
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/nlmd", env = "NLMD_STATE_DIR", hide_env = true)]
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/nlmd")]
     pub state_dir: PathBuf,
     /// The control socket for nlmctl, open to root and nlmd's own user only
-    #[arg(long, value_name = "PATH", default_value = "/run/nlmd/control.sock", env = "NLMD_CONTROL", hide_env = true)]
+    #[arg(long, value_name = "PATH", default_value = "/run/nlmd/control.sock")]
     pub control: PathBuf,
     /// A second, read-only control socket for all users
-    #[arg(long, value_name = "PATH", env = "NLMD_CONTROL_RO", hide_env = true)]
+    #[arg(long, value_name = "PATH")]
     pub control_ro: Option<PathBuf>,
     /// An address to serve; repeat it for more [default: 0.0.0.0 and ::]
-    #[arg(long, value_name = "ADDR", value_parser = host::address, env = "NLMD_LISTEN", hide_env = true, value_delimiter = ',')]
+    #[arg(long, value_name = "ADDR", value_parser = host::address, value_delimiter = ',')]
     pub listen: Vec<IpAddr>,
     /// A name under which clients know this server; repeat it for more [default: the full, then the short host name]
-    #[arg(long, value_name = "NAME", value_parser = server_name, env = "NLMD_NAME", hide_env = true, value_delimiter = ',')]
+    #[arg(long, value_name = "NAME", value_parser = server_name, value_delimiter = ',')]
     pub name: Vec<CallerName>,
     /// The port of NLM, UDP and TCP; 0 is any free one
-    #[arg(long, value_name = "N", default_value_t = 0, env = "NLMD_NLM_PORT", hide_env = true)]
+    #[arg(long, value_name = "N", default_value_t = 0)]
     pub nlm_port: u16,
     /// The status monitor
-    #[arg(long, value_enum, default_value_t = NsmKind::Embedded, env = "NLMD_NSM", hide_env = true)]
+    #[arg(long, value_enum, default_value_t = NsmKind::Embedded)]
     pub nsm: NsmKind,
     /// With --nsm statd: the directory of rpc.statd's state number [default: where rpc.statd runs, else /var/lib/nfs/statd or /var/lib/nfs]
-    #[arg(long, value_name = "DIR", env = "NLMD_STATD_DIR", hide_env = true)]
+    #[arg(long, value_name = "DIR")]
     pub statd_dir: Option<PathBuf>,
     /// The port of NSM, UDP and TCP; 0 is any free one
-    #[arg(long, value_name = "N", default_value_t = 0, env = "NLMD_NSM_PORT", hide_env = true)]
+    #[arg(long, value_name = "N", default_value_t = 0)]
     pub nsm_port: u16,
     /// Do not register with this host's rpcbind
-    #[arg(long, env = "NLMD_NO_RPCBIND", hide_env = true, value_parser = FalseyValueParser::new())]
+    #[arg(long)]
     pub no_rpcbind: bool,
     /// The port of rpcbind, here and on clients
-    #[arg(long, value_name = "N", default_value_t = rpcbind::PORT, env = "NLMD_RPCBIND_PORT", hide_env = true)]
+    #[arg(long, value_name = "N", default_value_t = rpcbind::PORT)]
     pub rpcbind_port: u16,
     /// How long clients may reclaim their locks after nlmd was restarted
-    #[arg(long, value_name = "TIME", default_value = "90s", value_parser = grace, env = "NLMD_GRACE", hide_env = true)]
+    #[arg(long, value_name = "TIME", default_value = "90s", value_parser = grace)]
     pub grace: Duration,
     /// A network whose hosts may call; repeat it for more. Calls from elsewhere are not answered [default: all hosts]
-    #[arg(long, value_name = "CIDR", value_parser = network, env = "NLMD_ALLOW", hide_env = true, value_delimiter = ',')]
+    #[arg(long, value_name = "CIDR", value_parser = network, value_delimiter = ',')]
     pub allow: Vec<IpNet>,
     /// Accept calls that change locks or monitoring from ports below 1024 only
-    #[arg(long, env = "NLMD_PRIVILEGED_PORTS", hide_env = true, value_parser = FalseyValueParser::new())]
+    #[arg(long)]
     pub privileged_ports: bool,
     /// The most locks and shares of all clients together
-    #[arg(long, value_name = "N", default_value_t = Limits::default().locks.all, value_parser = at_least_one, env = "NLMD_MAX_LOCKS", hide_env = true)]
+    #[arg(long, value_name = "N", default_value_t = Limits::default().locks.all, value_parser = at_least_one)]
     pub max_locks: usize,
     /// The most clients
-    #[arg(long, value_name = "N", default_value_t = Limits::default().clients.all, value_parser = at_least_one, env = "NLMD_MAX_CLIENTS", hide_env = true)]
+    #[arg(long, value_name = "N", default_value_t = Limits::default().clients.all, value_parser = at_least_one)]
     pub max_clients: usize,
     /// Write the ports in use to this file, as JSON
-    #[arg(long, value_name = "FILE", env = "NLMD_PORTS_FILE", hide_env = true)]
+    #[arg(long, value_name = "FILE")]
     pub ports_file: Option<PathBuf>,
     /// What to log: error, warn, info, debug or trace, or filters by module [default: what RUST_LOG says, or info]
-    #[arg(long, value_name = "LEVEL", env = "NLMD_LOG_LEVEL", hide_env = true, value_parser = log_level)]
+    #[arg(long, value_name = "LEVEL", value_parser = log_level)]
     pub log_level: Option<String>,
     /// Log as JSON lines
-    #[arg(long, env = "NLMD_LOG_JSON", hide_env = true, value_parser = FalseyValueParser::new())]
+    #[arg(long)]
     pub log_json: bool,
     /// The config file; its keys are these flags [default: /etc/nlmd.toml]
-    #[arg(long, value_name = "PATH", env = "NLMD_CONFIG", hide_env = true)]
+    #[arg(long, value_name = "PATH")]
     pub config: Option<PathBuf>,
 }
 
@@ -96,15 +95,16 @@ impl Flags {
     pub fn parse_whole(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let mut args: Vec<OsString> = args.into_iter().collect();
         let given = Self::command().try_get_matches_from(&args)?;
-        let known = |flag: &str| given.ids().any(|id| id.as_str() == flag);
-        let is_given = |key: &str| {
+        let is_typed = |key: &str| {
             let flag = key.replace('-', "_");
-            known(&flag) && matches!(given.value_source(&flag), Some(CommandLine | EnvVariable))
+            given.ids().any(|id| id.as_str() == flag) && given.value_source(&flag) == Some(CommandLine)
         };
-        let named = given.get_one::<PathBuf>("config");
         let error = |kind, words: String| Self::command().error(kind, words);
-        let in_file = config_file::arguments(named.map(PathBuf::as_path), is_given, is_understood);
-        args.extend(in_file.map_err(|words| error(ErrorKind::Io, words))?);
+        let refused = |words| error(ErrorKind::Io, words);
+        args.extend(config_file::of_variables(&Self::command(), is_typed, is_understood).map_err(refused)?);
+        let named = given.get_one("config").cloned().or_else(|| variable(PROGRAM, "config").map(PathBuf::from));
+        let is_given = |key: &str| is_typed(key) || variable(PROGRAM, key).is_some();
+        args.extend(config_file::of_file(named.as_deref(), is_given, is_understood).map_err(refused)?);
         let flags = Self::try_parse_from(args)?;
         let wrong = |words: &str| Err(error(ErrorKind::ArgumentConflict, words.to_owned()));
         match flags.nsm {
