@@ -11,7 +11,7 @@
 //! | [`wire`] | bytes to types: XDR, RPC, rpcbind, NLM, NSM, the control protocol. Pure |
 //! | `spread` | hash tables that never take long to grow. Pure |
 //! | `shares` | how much of a table each holder has, and whether it may have more. Pure |
-//! | `units` | durations and counts as people read them. Pure |
+//! | `units` | durations and counts as people read and write them. Pure |
 //! | [`resync`] | the plan, the run as a state machine, what may be dropped. Pure |
 //! | `locks` | the lock table of a cooperating lock manager. Pure |
 //! | `report` | a run, a status, a listing as values; text and JSON. Pure |

@@ -1,4 +1,4 @@
-//! Durations and counts as people read them.
+//! Durations and counts as people read and write them.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -42,9 +42,58 @@ pub fn first<T: Display>(all: impl ExactSizeIterator<Item = T>, most: usize) -> 
     format!("{}{more}", shown.join(", "))
 }
 
+/// Longest time that [`read_time`] takes.
+#[cfg(feature = "tools")]
+pub const LONGEST: Duration = Duration::from_hours(24);
+
+/// A time with its unit, from a millisecond to a day.
+#[cfg(feature = "tools")]
+pub fn read_time(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if time > LONGEST => Err("the longest is 24h (m is minutes, M is months)".to_owned()),
+        Ok(time) if time >= Duration::from_millis(1) => Ok(time),
+        Ok(_) => Err("the shortest is 1ms".to_owned()),
+        Err(_) => Err("write a number and ms, s, m or h: 500ms, 90s, 3m".to_owned()),
+    }
+}
+
+/// An age, which may be longer: days and years.
+#[cfg(feature = "tools")]
+pub fn read_age(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| "write a number and s, m, h, days or years: 90s, 12h, 90days".to_owned())
+}
+
+/// A whole number as large as its type can have.
+pub fn read_number<T: TryFrom<i128>>(text: &str) -> Result<T, String> {
+    let number: i128 = text.parse().map_err(|_| "write a whole number")?;
+    T::try_from(number).map_err(|_| if number < 0 { "it is too small" } else { "it is too large" }.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_want_a_unit_and_lie_between_a_millisecond_and_a_day() {
+        assert_eq!(read_time("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(read_time("1m 30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(read_time("24h"), Ok(LONGEST));
+        for (bad, words) in [("0s", "1ms"), ("0", "1ms"), ("1us", "1ms"), ("3M", "24h (m is minutes"), ("25h", "24h")] {
+            assert!(read_time(bad).unwrap_err().contains(words), "{bad}");
+        }
+        for bad in ["", "90", "-1s", "soon", "5x", "999999999999999999h"] {
+            assert_eq!(read_time(bad), Err("write a number and ms, s, m or h: 500ms, 90s, 3m".to_owned()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_number_is_whole_and_within_its_type() {
+        assert_eq!((read_number("-1"), read_number("65535")), (Ok(-1_i32), Ok(65535_u16)));
+        let said = [read_number::<u16>("x"), read_number("1.5"), read_number("-1"), read_number("65536")];
+        let words = ["write a whole number", "write a whole number", "it is too small", "it is too large"];
+        assert_eq!(said.map(Result::unwrap_err), words);
+    }
 
     #[test]
     fn a_duration_has_the_unit_that_says_enough() {

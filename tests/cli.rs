@@ -28,7 +28,11 @@ fn run(args: &[&str]) -> Ran {
 fn bad_usage_is_exit_2_and_with_json_an_error_on_stdout() {
     for (args, words) in [
         (&["resync", "--grace", "0"][..], "--grace"),
-        (&["resync", "--grace", "soon"], "--grace"),
+        (&["resync", "--grace", "soon"], "write a number and ms, s, m or h"),
+        (&["resync", "--grace", "-5s"], "write a number and ms, s, m or h"),
+        (&["resync", "--quiet-time", "2m"], "--quiet-time 2m is longer than --grace 1m 30s"),
+        (&["release", "--client", "a", "--owner", "abc"], "write a process number"),
+        (&["notify", "--name", "a", "--state", "x"], "write a whole number"),
         (&["resync", "--grace", "25h"], "24h"),
         (&["resync", "--grace", "9s", "--grace-max", "8s"], "--grace-max 8s"),
         (&["resync", "--mode", "brutal"], "--mode"),

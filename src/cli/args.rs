@@ -13,11 +13,9 @@ use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcomm
 use crate::controller::release::OwnerChoice;
 use crate::nsm::roster::server_name;
 use crate::report::Failure;
+use crate::units::{read_age, read_number, read_time};
 use crate::wire::control::{Mode, Silent, Unreachable};
 use crate::wire::types::{ByteRange, CallerName, OwnerHandle, Svid};
-
-/// Longest duration that an option takes.
-const LONGEST: Duration = Duration::from_hours(24);
 
 /// Forced resync of NFSv3 (NLM) locks on a live server.
 ///
@@ -93,7 +91,7 @@ pub(super) struct Common {
     #[arg(long = "name", value_name = "NAME", value_delimiter = ',', value_parser = server_name)]
     pub names: Vec<CallerName>,
     /// The port of rpcbind on the clients, and on this host in check [default: 111]
-    #[arg(long, global = true, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, global = true, value_name = "N", allow_negative_numbers = true, value_parser = parse_port)]
     pub rpcbind_port: Option<u16>,
     /// Print JSON on stdout
     #[arg(long, global = true, action = ArgAction::SetTrue)]
@@ -219,10 +217,10 @@ pub(super) enum RunsCommand {
     #[command(group = clap::ArgGroup::new("which").required(true).multiple(true).args(["older_than", "keep"]))]
     Prune {
         /// Delete runs and releases that began longer ago than this
-        #[arg(long, value_name = "TIME", value_parser = parse_age)]
+        #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = read_age)]
         older_than: Option<Duration>,
         /// Delete all but the newest N
-        #[arg(long, value_name = "N", allow_negative_numbers = true)]
+        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = read_number::<u32>)]
         keep: Option<u32>,
     },
 }
@@ -242,14 +240,14 @@ pub(super) struct RunsArgs {
 #[derive(Debug, Clone, Args)]
 pub struct ResyncArgs {
     /// How long clients may reclaim
-    #[arg(long, default_value = "90s", value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, default_value = "90s", value_name = "TIME", allow_hyphen_values = true, value_parser = read_time)]
     pub grace: Duration,
     /// The longest grace: it is extended while reclaims arrive [default: 3m, or --grace if that is longer]
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = read_time)]
     pub grace_max: Option<Duration>,
-    /// Settle early only after no ack and no reclaim has come for this long
-    #[arg(long, default_value = "500ms", value_name = "TIME", value_parser = parse_duration)]
-    pub quiet_time: Duration,
+    /// Settle early only after no ack and no reclaim has come for this long [default: 500ms]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = read_time)]
+    pub quiet_time: Option<Duration>,
     /// Refuse every ordinary lock request, or only those that conflict with a pending lock [default: strict for everything, else targeted]
     #[arg(long, value_parser = mode_parser())]
     pub mode: Option<Mode>,
@@ -299,10 +297,10 @@ pub struct ResyncArgs {
 #[derive(Debug, Clone, Args)]
 pub struct ReconcileArgs {
     /// How long each suspect may reclaim
-    #[arg(long, default_value = "90s", value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, default_value = "90s", value_name = "TIME", allow_hyphen_values = true, value_parser = read_time)]
     pub grace: Duration,
     /// Make no run if the suspects that are due together hold more locks than this
-    #[arg(long, default_value = "1000", value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, default_value = "1000", value_name = "N", allow_negative_numbers = true, value_parser = read_number::<u64>)]
     pub max_drop: u64,
     /// Print what would be done and change nothing
     #[arg(long, short = 'n')]
@@ -326,6 +324,19 @@ impl ResyncArgs {
                     humantime::format_duration(self.grace)
                 ),
                 "make --grace-max at least as long as --grace, or leave it out",
+            ));
+        }
+        if let Some(quiet) = self.quiet_time
+            && quiet > self.grace
+            && !self.resume
+        {
+            return Err(Failure::usage(
+                format!(
+                    "--quiet-time {} is longer than --grace {}: the run could not end early",
+                    humantime::format_duration(quiet),
+                    humantime::format_duration(self.grace)
+                ),
+                "make --quiet-time at most as long as --grace, or leave it out",
             ));
         }
         if self.mode == Some(Mode::Strict) && !self.is_everything() {
@@ -372,7 +383,7 @@ pub struct LocksArgs {
     #[arg(long)]
     pub waiting: bool,
     /// Only locks that have been held, and requests that have waited, for longer than this (90s, 12h, 30days)
-    #[arg(long, value_name = "TIME", value_parser = parse_age)]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = read_age)]
     pub older_than: Option<Duration>,
     /// Also show the owner's handle, the server address that it called, the transport and the NLM version
     #[arg(long)]
@@ -392,10 +403,10 @@ pub struct NotifyArgs {
     #[arg(long, value_name = "FILE")]
     pub targets: Option<PathBuf>,
     /// The NSM state number to send: odd, and not the last one that these clients were sent
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = read_number::<i32>)]
     pub state: i32,
     /// When to stop trying
-    #[arg(long, default_value = "15m", value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, default_value = "15m", value_name = "TIME", allow_hyphen_values = true, value_parser = read_time)]
     pub deadline: Duration,
     /// Consent to making these clients reclaim
     #[arg(long, short = 'y')]
@@ -445,25 +456,25 @@ pub struct ReleaseArgs {
 #[derive(Debug, Clone, Args)]
 pub struct DemoArgs {
     /// Number of simulated clients, each with an address of its own
-    #[arg(long, default_value_t = 50, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 50, value_name = "N", allow_negative_numbers = true, value_parser = read_number::<u32>)]
     pub clients: u32,
     /// Number of locks that each client takes
-    #[arg(long, default_value_t = 20, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 20, value_name = "N", allow_negative_numbers = true, value_parser = read_number::<u32>)]
     pub locks: u32,
     /// Number of clients that never answer
-    #[arg(long, default_value_t = 0, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 0, value_name = "N", allow_negative_numbers = true, value_parser = read_number::<u32>)]
     pub dead: u32,
     /// Number of clients that have forgotten one lock each
-    #[arg(long, default_value_t = 0, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 0, value_name = "N", allow_negative_numbers = true, value_parser = read_number::<u32>)]
     pub stale: u32,
     /// Number of clients that rebooted, and whose reboot notice to the server was lost
-    #[arg(long, default_value_t = 0, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 0, value_name = "N", allow_negative_numbers = true, value_parser = read_number::<u32>)]
     pub rebooted: u32,
     /// Number of clients that hold one lock each that the server has forgotten
-    #[arg(long, default_value_t = 0, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 0, value_name = "N", allow_negative_numbers = true, value_parser = read_number::<u32>)]
     pub lost: u32,
     /// How long clients may reclaim
-    #[arg(long, default_value = "5s", value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, default_value = "5s", value_name = "TIME", allow_hyphen_values = true, value_parser = read_time)]
     pub grace: Duration,
     /// Strict or targeted grace
     #[arg(long, default_value = "strict", value_parser = mode_parser())]
@@ -472,7 +483,7 @@ pub struct DemoArgs {
     #[arg(long, default_value = "drop", value_parser = unreachable_parser())]
     pub unreachable: Unreachable,
     /// Choose which clients break by this number; the same number repeats a demo
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = read_number::<u64>)]
     pub seed: Option<u64>,
 }
 
@@ -497,7 +508,7 @@ fn silent_parser() -> impl TypedValueParser<Value = Silent> {
 /// A process: its number and, after a colon, its owner handle in hexadecimal.
 fn parse_owner(text: &str) -> Result<OwnerChoice, String> {
     let (svid, oh) = text.split_once(':').map_or((text, None), |(svid, oh)| (svid, Some(oh)));
-    let svid = svid.parse().map_err(|e| format!("{e}; write a process number as `nlmctl locks` shows it"))?;
+    let svid = svid.parse().map_err(|_| "write a process number as `nlmctl locks` shows it")?;
     let handle = |oh: &str| {
         let bytes = hex::decode(oh).map_err(|e| format!("its handle {oh:?}: {e}"))?;
         OwnerHandle::new(&bytes).map_err(|e| format!("its handle: {e}"))
@@ -512,26 +523,12 @@ fn parse_range(text: &str) -> Result<ByteRange, String> {
     ByteRange::from_offset_len(start, len).ok_or_else(|| "it ends beyond 2^64".to_owned())
 }
 
-/// A duration with its unit, above 0 and up to a day.
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let duration =
-        humantime::parse_duration(text).map_err(|e| format!("{e}; write a number and its unit: 500ms, 90s, 3m"))?;
-    if duration < Duration::from_millis(1) {
-        return Err("must be at least 1ms".to_owned());
-    }
-    if duration > LONGEST {
-        return Err("must be at most 24h".to_owned());
-    }
-    Ok(duration)
+fn parse_port(text: &str) -> Result<u16, String> {
+    read_number(text).ok().filter(|port| *port > 0).ok_or_else(|| "write a port: 1 to 65535".to_owned())
 }
 
 fn parse_limit(text: &str) -> Result<NonZeroU32, String> {
-    text.parse().map_err(|_| "must be a whole number of 1 or more".to_owned())
-}
-
-/// An age, which may be longer than a run's times: days and years.
-fn parse_age(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|e| format!("{e}; write a number and its unit: 12h, 90days, 1year"))
+    text.parse().map_err(|_| "write a whole number of 1 or more".to_owned())
 }
 
 #[cfg(test)]
@@ -552,20 +549,10 @@ mod tests {
     }
 
     #[test]
-    fn durations_want_a_unit_and_lie_between_a_millisecond_and_a_day() {
-        assert_eq!(parse_duration("90s"), Ok(Duration::from_secs(90)));
-        assert_eq!(parse_duration("1m 30s"), Ok(Duration::from_secs(90)));
-        assert_eq!(parse_duration("24h"), Ok(LONGEST));
-        for bad in ["", "0", "0s", "0ms", "1us", "90", "-1s", "soon", "25h", "999999999999999999h"] {
-            assert!(parse_duration(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
     fn defaults_are_those_of_the_contract() {
         let args = resync(&[]).unwrap();
         assert_eq!((args.grace, args.grace_max), (Duration::from_secs(90), None));
-        assert_eq!(args.quiet_time, Duration::from_millis(500));
+        assert_eq!(args.quiet_time, None);
         assert_eq!((args.mode, args.unreachable, args.silent), (None, Unreachable::Keep, Silent::Auto));
         assert_eq!(args.record, RecordRows::Changes);
         args.check().unwrap();
@@ -599,6 +586,14 @@ mod tests {
         assert!(resync(&["--grace", "10m"]).unwrap().check().is_ok());
         assert!(resync(&["--grace", "90s", "--grace-max", "89s"]).unwrap().check().is_err());
         assert!(resync(&["--grace", "90s", "--grace-max", "90s"]).unwrap().check().is_ok());
+    }
+
+    #[test]
+    fn a_quiet_time_longer_than_grace_is_refused_only_when_it_was_given_and_the_grace_is_known() {
+        assert!(resync(&["--quiet-time", "91s"]).unwrap().check().is_err());
+        assert!(resync(&["--quiet-time", "90s"]).unwrap().check().is_ok());
+        assert!(resync(&["--grace", "100ms"]).unwrap().check().is_ok());
+        assert!(resync(&["--quiet-time", "2m", "--resume"]).unwrap().check().is_ok());
     }
 
     #[test]

@@ -57,7 +57,9 @@ pub(super) async fn run(context: &Context, args: ResyncArgs) -> Result<u8, Failu
 }
 
 fn options(context: &Context, args: &ResyncArgs) -> Options {
-    Options { quiet_time: args.quiet_time, record_all: args.record == RecordRows::All, ..context.options() }
+    let options = context.options();
+    let quiet_time = args.quiet_time.unwrap_or(options.quiet_time);
+    Options { quiet_time, record_all: args.record == RecordRows::All, ..options }
 }
 
 fn request(context: &Context, args: &ResyncArgs) -> Result<Request, Failure> {

@@ -17,11 +17,9 @@ use crate::lockd::settings::{NsmKind, Settings};
 use crate::locks::Limits;
 use crate::nsm::roster::server_name;
 use crate::shares::Bounds;
+use crate::units::{read_number, read_time};
 use crate::wire::rpcbind;
 use crate::wire::types::CallerName;
-
-/// Longest recovery grace.
-const MAX_GRACE: Duration = Duration::from_hours(24);
 
 /// A lock manager for NFSv3 (NLM) in user space, with its own status monitor (NSM), that can run a
 /// forced resync. It arbitrates NLM only, and takes any file handle.
@@ -44,7 +42,7 @@ pub struct Flags {
     #[arg(long, value_name = "NAME", value_parser = server_name, value_delimiter = ',')]
     pub name: Vec<CallerName>,
     /// The port of NLM, UDP and TCP; 0 is any free one
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true, value_parser = read_number::<u16>)]
     pub nlm_port: u16,
     /// The status monitor
     #[arg(long, value_enum, default_value_t = NsmKind::Embedded)]
@@ -53,16 +51,16 @@ pub struct Flags {
     #[arg(long, value_name = "DIR")]
     pub statd_dir: Option<PathBuf>,
     /// The port of NSM, UDP and TCP; 0 is any free one
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true, value_parser = read_number::<u16>)]
     pub nsm_port: u16,
     /// Do not register with this host's rpcbind
     #[arg(long)]
     pub no_rpcbind: bool,
     /// The port of rpcbind, here and on clients
-    #[arg(long, value_name = "N", default_value_t = rpcbind::PORT)]
+    #[arg(long, value_name = "N", default_value_t = rpcbind::PORT, allow_negative_numbers = true, value_parser = read_number::<u16>)]
     pub rpcbind_port: u16,
     /// How long clients may reclaim their locks after nlmd was restarted
-    #[arg(long, value_name = "TIME", default_value = "90s", value_parser = grace)]
+    #[arg(long, value_name = "TIME", default_value = "90s", allow_hyphen_values = true, value_parser = read_time)]
     pub grace: Duration,
     /// A network whose hosts may call; repeat it for more. Calls from elsewhere are not answered [default: all hosts]
     #[arg(long, value_name = "CIDR", value_parser = network, value_delimiter = ',')]
@@ -71,10 +69,10 @@ pub struct Flags {
     #[arg(long)]
     pub privileged_ports: bool,
     /// The most locks and shares of all clients together
-    #[arg(long, value_name = "N", default_value_t = Limits::default().locks.all, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = Limits::default().locks.all, allow_negative_numbers = true, value_parser = at_least_one)]
     pub max_locks: usize,
     /// The most clients
-    #[arg(long, value_name = "N", default_value_t = Limits::default().clients.all, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = Limits::default().clients.all, allow_negative_numbers = true, value_parser = at_least_one)]
     pub max_clients: usize,
     /// Write the ports in use to this file, as JSON
     #[arg(long, value_name = "FILE")]
@@ -161,14 +159,6 @@ fn is_understood(key: &str, arguments: &[OsString]) -> Result<(), String> {
     Err(first.trim_start_matches("error: ").to_owned())
 }
 
-fn grace(text: &str) -> Result<Duration, String> {
-    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if time.is_zero() || time > MAX_GRACE {
-        return Err("it must be more than 0 and at most 24h".into());
-    }
-    Ok(time)
-}
-
 fn network(text: &str) -> Result<IpNet, String> {
     let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
     network.map(canonical).map_err(|_| "not a network like 192.0.2.0/24 or an address".into())
@@ -196,7 +186,7 @@ fn log_level(text: &str) -> Result<String, String> {
 
 fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(0) | Err(_) => Err("not a number above 0".into()),
+        Ok(0) | Err(_) => Err("write a whole number of 1 or more".into()),
         Ok(number) => Ok(number),
     }
 }
