@@ -18,6 +18,8 @@ use crate::units::{count, number};
 const LITTLE: u64 = 256 << 20;
 /// With less than this none should be begun.
 const TOO_LITTLE: u64 = 16 << 20;
+/// nfs-utils' and FreeBSD's.
+const STATD: &str = "rpc.statd";
 /// Where nlmd keeps its state, unless it was told otherwise.
 const NLMD_STATE: &str = "var/lib/nlmd";
 
@@ -33,7 +35,7 @@ pub(super) fn look(kind: Kind, places: &Places) -> HostFindings {
     let machine = Machine::at(&places.root);
     let running: Vec<String> =
         machine.processes().unwrap_or_default().into_iter().filter_map(|pid| machine.process_name(pid)).collect();
-    let mut findings = records(kind, &machine);
+    let mut findings = records(kind, &machine, running.iter().any(|name| name == STATD));
     findings.extend(kernel_server(kind, &machine));
     findings.extend(v4_clients(kind, &machine));
     findings.extend(others(kind, &running));
@@ -62,8 +64,11 @@ pub(super) fn judge_mounts(mounts: &Result<Vec<LocalMount>, String>, all_loopbac
     }
 }
 
-/// The records of this host's statd.
-fn records(kind: Kind, machine: &Machine) -> Vec<Finding> {
+/// The records of this host's statd. nlmd keeps its own where no statd runs.
+fn records(kind: Kind, machine: &Machine, statd_runs: bool) -> Vec<Finding> {
+    if kind == Kind::Nlmd && !statd_runs {
+        return Vec::new();
+    }
     let rosters = match roster::find(&machine.path("")) {
         Ok(rosters) => rosters,
         Err(error) => {
@@ -86,7 +91,11 @@ fn records(kind: Kind, machine: &Machine) -> Vec<Finding> {
             )],
         };
     }
-    rosters.iter().flat_map(|roster| record(kind, machine, roster)).collect()
+    // One that has nothing is of a statd that has never run.
+    let has_run =
+        |roster: &&Roster| roster.state.is_some() || !roster.entries.is_empty() || !roster.warnings.is_empty();
+    let used = rosters.iter().filter(|roster| kind != Kind::Nlmd || has_run(roster));
+    used.flat_map(|roster| record(kind, machine, roster)).collect()
 }
 
 fn record(kind: Kind, machine: &Machine, roster: &Roster) -> Vec<Finding> {
@@ -126,11 +135,8 @@ fn state(kind: Kind, machine: &Machine, roster: &Roster) -> Finding {
     let about = "state-file";
     let at = roster.path.display();
     let Some(state) = roster.state else {
-        let words = format!("{at} has no state number beside it");
-        let remedy = match kind {
-            Kind::Nlmd => "nothing to do if rpc.statd does not run here; otherwise restart it, which makes one",
-            Kind::Knfsd | Kind::Ganesha => "start rpc.statd, or restart it if it runs: that makes one",
-        };
+        let words = format!("{at} has no state number");
+        let remedy = "start rpc.statd, or restart it if it runs: it makes one when it starts";
         return Finding::new(about, kind.concerned(), words, remedy);
     };
     if !state.is_up() {
@@ -418,9 +424,21 @@ mod tests {
         fake.file("proc/fs/nfsd/exports", b"# Version 1.1\n# Path Client(Flags)\n/srv\t*(rw)\n");
         let fine = [("sm", Severity::Ok), ("state-file", Severity::Ok), ("exports", Severity::Ok)];
         assert_eq!(fake.look(Kind::Knfsd), found(&fine));
-        // The same host, for a manager that has nothing to do with the kernel's server.
+        // The same host, for a manager that has nothing to do with the kernel's server, and then uses its statd.
+        assert_eq!(fake.look(Kind::Nlmd), found(&[("domains", Severity::Warning)]));
+        fake.file("proc/10/comm", b"rpc.statd\n");
         let beside = [("sm", Severity::Ok), ("state-file", Severity::Ok), ("domains", Severity::Warning)];
         assert_eq!(fake.look(Kind::Nlmd), found(&beside));
+    }
+
+    #[test]
+    fn a_statd_that_has_never_run_here_is_nothing_to_nlmd() {
+        let fake = Fake::new();
+        fake.file("var/lib/nfs/sm/.keep", b"");
+        // Perhaps a container's.
+        fake.file("proc/10/comm", b"rpc.statd\n");
+        assert_eq!(fake.look(Kind::Nlmd), []);
+        assert!(fake.look(Kind::Knfsd).contains(&("state-file".to_owned(), Severity::Warning)));
     }
 
     #[test]
