@@ -76,7 +76,8 @@ impl<B: Backend> Adapter<B> {
                 known => Ok(known),
             };
         }
-        if !self.take_the_right().await? {
+        // A look makes no folder.
+        if !self.with_run_files(RunFiles::is_made).await? || !self.take_the_right().await? {
             return self.left().await;
         }
         let found = self.take_over().await;

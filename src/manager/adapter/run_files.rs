@@ -58,6 +58,11 @@ impl RunFiles {
         Ok(&self.dir)
     }
 
+    /// Whether there is a folder: without one nobody has driven the manager, and nobody does.
+    pub fn is_made(&self) -> Result<bool, ManagerError> {
+        self.dir.try_exists().map_err(|error| self.failed("look for runs", &error))
+    }
+
     /// The right to drive; none if another process has it.
     pub fn try_drive(&self) -> Result<Option<DriverLock>, ManagerError> {
         let taken = try_lock(&self.made()?.join(LOCK));

@@ -456,6 +456,20 @@ async fn a_run_is_no_new_life_of_the_manager() {
 }
 
 #[tokio::test]
+async fn a_look_makes_no_folder_and_a_run_does() {
+    let host = Host::new();
+    let dir = host.dir.path().join("made/by");
+    let driver = Adapter::new(host.fake.clone(), RunFiles::new(&dir));
+    let page = LocksArgs { scope: Scope::default(), after: 0 };
+    assert!(driver.status().await.unwrap().run.0.is_none());
+    driver.locks(&page).await.unwrap();
+    driver.unfetched().await.unwrap();
+    assert!(!host.dir.path().join("made").exists());
+    begun(&driver, 1).await;
+    assert!(dir.join("driver.lock").exists());
+}
+
+#[tokio::test]
 async fn a_clients_locks_are_released_only_while_no_other_process_drives() {
     let host = Host::new();
     let driver = host.driver();
