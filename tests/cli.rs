@@ -158,6 +158,16 @@ fn what_is_no_file_is_not_replaced_by_one() {
 }
 
 #[test]
+fn a_folder_that_is_missing_is_named_and_no_file_that_was_never_asked_for() {
+    let metrics = ["--json", "--control", "/x.sock", "--manager", "nlmd", "--db", "/nonexistent/runs.db", "metrics"];
+    let ran = run(&[&metrics[..], &["--output", "/nonexistent/m.prom"]].concat()).exits(1);
+    let error = &ran.json()["error"];
+    let (message, remedy) = (error["message"].as_str().unwrap(), error["remedy"].as_str().unwrap());
+    assert!(message.ends_with("/nonexistent/m.prom: No such file or directory (os error 2)"), "{message}");
+    assert!(remedy.contains("create the folder /nonexistent,"), "{remedy}");
+}
+
+#[test]
 fn a_variable_switches_off_what_the_config_file_switches_on() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("nlmctl.toml");

@@ -13,7 +13,7 @@ use terminal_size::{Width, terminal_size_of};
 use super::config::Settings;
 use super::discovery::{self, For};
 use crate::controller::{self, Options};
-use crate::host::{folder_of, replaceable};
+use crate::host::{draft_in, folder_of, replaceable};
 use crate::manager::LockManager;
 use crate::report::{self, Failure, Render, View, clean_lines};
 use crate::store::{Store, StoreError};
@@ -170,9 +170,16 @@ pub(super) fn unread(error: std::io::Error) -> Result<Failure, std::io::Error> {
 pub(super) async fn written(output: Option<PathBuf>, text: String, what: &'static str) -> Result<(), Failure> {
     let Some(file) = output else { return to_stdout(&text) };
     blocking(move || {
-        let failed = |error| {
-            let words = format!("cannot write {what} to {}: {error}", file.display());
-            Failure::failed(words, "give --output a file in a folder that you may write")
+        let failed = |error: std::io::Error| {
+            let folder = folder_of(&file).display();
+            let remedy = match error.kind() {
+                ErrorKind::NotFound => format!("create the folder {folder}, or give --output another file"),
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                    format!("make room where {folder} is, or give --output another file")
+                }
+                _ => "give --output a file in a folder that you may write".to_owned(),
+            };
+            Failure::failed(format!("cannot write {what} to {}: {error}", file.display()), remedy)
         };
         let place = replaceable(&file).map_err(failed)?.ok_or_else(|| {
             Failure::usage(
@@ -186,8 +193,8 @@ pub(super) async fn written(output: Option<PathBuf>, text: String, what: &'stati
 }
 
 fn replace(path: &Path, text: &str) -> std::io::Result<()> {
-    let mut file = tempfile::Builder::new().prefix(".nlmctl").tempfile_in(folder_of(path))?;
-    file.write_all(text.as_bytes())?;
+    let file = draft_in(folder_of(path), ".nlmctl")?;
+    file.as_file().write_all(text.as_bytes())?;
     file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
     file.persist(path)?;
     Ok(())

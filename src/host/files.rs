@@ -2,15 +2,21 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use nix::sys::statvfs::statvfs;
+use tempfile::NamedTempFile;
 
 use super::netlink::{Kernel, Netlink};
 
 /// Longest file that is read, in bytes: a `/proc/locks` of a million locks. What is beyond is not read, and counts as not
 /// there.
 pub(super) const MAX_FILE: u64 = 128 << 20;
+
+/// A disk with less room than this, in bytes, is full.
+const LEAST_ROOM: u64 = 1 << 20;
 
 /// A file of the machine cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -134,8 +140,8 @@ impl Machine {
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let folder = folder_of(path);
     // A dotfile: neither statd nor sm-notify take one for a record.
-    let mut draft = tempfile::Builder::new().prefix(".").tempfile_in(folder)?;
-    draft.write_all(bytes)?;
+    let draft = draft_in(folder, ".")?;
+    draft.as_file().write_all(bytes)?;
     match fs::symlink_metadata(path) {
         Ok(old) if old.is_file() => {
             draft.as_file().set_permissions(Permissions::from_mode(old.mode() & 0o777))?;
@@ -146,6 +152,17 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     draft.as_file().sync_all()?;
     draft.persist(path)?;
     File::open(folder)?.sync_all()
+}
+
+/// A new file in a folder, removed unless it is kept. Its name begins so; no error names it, also if it is written as a file.
+pub fn draft_in(folder: &Path, prefix: &str) -> io::Result<NamedTempFile> {
+    let make = |path: &Path| OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path);
+    tempfile::Builder::new().prefix(prefix).make_in(folder, make)
+}
+
+/// Whether there is no room to speak of on the disk of a file.
+pub fn is_full(path: &Path) -> bool {
+    statvfs(folder_of(path)).is_ok_and(|room| room.blocks_available() * room.fragment_size() < LEAST_ROOM)
 }
 
 /// The folder that a file is in. A bare name has an empty parent, which is no path that can be opened.
@@ -191,6 +208,15 @@ mod tests {
         let bare = Path::new(name.path().file_name().unwrap());
         replace(bare, b"new", 0o600).unwrap();
         assert_eq!(fs::read(bare).unwrap(), b"new");
+    }
+
+    #[test]
+    fn a_draft_that_cannot_be_made_is_not_named_and_a_file_system_without_blocks_is_full() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = replace(&folder.path().join("not/there"), b"", 0o600).unwrap_err();
+        assert_eq!((error.kind(), error.raw_os_error().is_some()), (io::ErrorKind::NotFound, true), "{error}");
+        assert_eq!(draft_in(folder.path(), ".").unwrap().as_file().metadata().unwrap().mode() & 0o777, 0o600);
+        assert!(is_full(Path::new("/proc/runs.db")) && !is_full(&folder.path().join("runs.db")));
     }
 
     #[test]

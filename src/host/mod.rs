@@ -62,7 +62,7 @@ pub use addresses::{addresses, is_own_address, serving_addresses};
 pub use clock::unix_ms;
 #[cfg(feature = "tools")]
 pub use config::{is_off, read_config, variable, variable_name};
-pub use files::{FileError, Machine, folder_of, read_if_there, remove, replace, replaceable};
+pub use files::{FileError, Machine, draft_in, folder_of, is_full, read_if_there, remove, replace, replaceable};
 pub use holder::Holder;
 pub use interfaces::{BadAddress, address, text_of};
 #[cfg(feature = "tools")]

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
 
+use crate::host::is_full;
+
 /// What can be wrong with the record.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -86,6 +88,8 @@ impl StoreError {
             Some(ErrorCode::ReadOnly) => Self::ReadOnly { path },
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Corrupt { path },
             Some(ErrorCode::DiskFull) => Self::Full { path },
+            // So SQLite says that a file beside the database cannot grow.
+            Some(ErrorCode::SystemIoFailure) if is_full(&path) => Self::Full { path },
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy { path },
             _ => match source {
                 rusqlite::Error::FromSqlConversionFailure(column, _, why) => {

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::syncfs;
 use serde::{Deserialize, Serialize};
 
-use crate::host::{FileError, Folder, StatdDir, open_plain};
+use crate::host::{FileError, Folder, StatdDir, draft_in, open_plain};
 
 /// Longest record that is kept, in bytes; statd writes a few hundred.
 const MAX_RECORD: u64 = 64 << 10;
@@ -122,8 +122,8 @@ impl SavedRecord {
         let bytes = hex::decode(&self.bytes).map_err(io::Error::other)?;
         let dir = path.parent().unwrap_or(Path::new("."));
         // A dotfile: neither statd nor sm-notify take one for a record.
-        let mut file = tempfile::Builder::new().prefix(".").tempfile_in(dir)?;
-        file.write_all(&bytes)?;
+        let file = draft_in(dir, ".")?;
+        file.as_file().write_all(&bytes)?;
         file.as_file().set_permissions(fs::Permissions::from_mode(self.mode & 0o777))?;
         fchown(file.as_file(), Some(self.uid), Some(self.gid))?;
         // Never over one that statd has made meanwhile.

@@ -93,6 +93,16 @@ fn a_record_that_can_be_read_but_not_beside_its_files_says_how_to_read_it() {
 }
 
 #[test]
+fn an_error_of_the_disk_is_told_as_no_room_only_if_there_is_none() {
+    let met = |path: &Path| {
+        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_SHMSIZE);
+        StoreError::of(path, rusqlite::Error::SqliteFailure(code, None))
+    };
+    assert!(matches!(met(Path::new("/proc/runs.db")), StoreError::Full { .. }), "a file system without blocks");
+    assert!(matches!(met(&Place::new().path()), StoreError::Sqlite { .. }));
+}
+
+#[test]
 fn a_damaged_record_is_an_error_and_not_a_wrong_answer() {
     let place = Place::new();
     whole_run(&mut place.open(), run_id(1));
