@@ -91,7 +91,7 @@ impl Layer {
                 let level = value.as_integer().and_then(|number| u8::try_from(number).ok());
                 put(&mut self.verbose, level, "a number: 0, 1 or 2")
             }
-            _ => Err("not a key of this file, which has the common options only; nlmctl.toml(5) lists them".to_owned()),
+            _ => Err(format!("not a key of this file, which has the common options only: {}", KEYS.join(", "))),
         }
         .map_err(|what| format!("`{key}` is {what}"))
     }

@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
+use super::context::folded;
 use crate::resync::consent::Person;
 
 pub(super) struct Terminal;
@@ -12,7 +13,7 @@ impl Person for Terminal {
     }
     fn ask(&mut self, question: &str) -> io::Result<String> {
         let mut stderr = io::stderr();
-        stderr.write_all(question.as_bytes())?;
+        stderr.write_all(folded(question).as_bytes())?;
         stderr.flush()?;
         let mut line = String::new();
         io::stdin().lock().read_line(&mut line)?;

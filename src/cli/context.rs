@@ -15,7 +15,7 @@ use super::discovery::{self, For};
 use crate::controller::{self, Options};
 use crate::host::{draft_in, folder_of, replaceable};
 use crate::manager::LockManager;
-use crate::report::{self, Failure, Render, View, clean_lines};
+use crate::report::{self, Failure, Folding, Render, View, clean_lines, fold};
 use crate::store::{Store, StoreError};
 
 /// Bytes that are written to stdout at once.
@@ -70,7 +70,12 @@ impl Context {
         if self.settings.json {
             return print_json(value);
         }
-        streamed(|out| value.write(out, &view(&std::io::stdout())))
+        let view = view(&std::io::stdout());
+        streamed(|out| {
+            let mut folding = Folding::new(out, view.width);
+            value.write(&mut folding, &view)?;
+            folding.flush()
+        })
     }
 
     /// Likewise of what a command did, which is no news with `-q` where all went well.
@@ -200,9 +205,14 @@ fn replace(path: &Path, text: &str) -> std::io::Result<()> {
     Ok(())
 }
 
+/// As wide as stderr is.
+pub(super) fn folded(text: &str) -> String {
+    fold(text, view(&std::io::stderr()).width)
+}
+
 pub(super) fn to_stderr(line: &str) {
     // No place is left to say that stderr is closed.
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(std::io::stderr(), "{}", folded(line));
 }
 
 #[cfg(test)]

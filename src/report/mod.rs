@@ -30,6 +30,7 @@ mod check;
 mod exit;
 mod failure;
 mod filter;
+mod fold;
 #[cfg(test)]
 mod golden;
 mod listing;
@@ -60,6 +61,7 @@ pub use check::{CheckReport, Finding, Severity};
 pub use exit::{Facts, exit_code};
 pub use failure::{ErrorReport, Failure, FailureKind};
 pub use filter::RunFilter;
+pub use fold::{Folding, fold};
 pub use listing::{
     ClientListing, ClientsReport, Controller, LockListing, NoticeReport, NotifyReport, RunListing, RunsReport,
     StatusReport,
