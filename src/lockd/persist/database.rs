@@ -92,17 +92,15 @@ fn refuse_lost(path: &Path, sealed: Said<i64>) -> Result<(), PersistError> {
 fn look_at(connection: &Connection, path: &Path) -> Result<Option<i64>, PersistError> {
     let unusable = |error| unusable(path, &error);
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(unusable)?;
-    connection
-        .execute_batch(
-            "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
-             PRAGMA foreign_keys = ON;",
-        )
-        .map_err(unusable)?;
+    connection.execute_batch("PRAGMA locking_mode = EXCLUSIVE").map_err(unusable)?;
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(unusable)?;
     if usize::try_from(version).is_ok_and(|version| version > STEPS.len()) {
         let reason = "a newer nlmd wrote it".to_owned();
         return Err(PersistError::Database { path: path.into(), reason, remedy: NEWER });
     }
+    connection
+        .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")
+        .map_err(unusable)?;
     let health: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(unusable)?;
     if health != "ok" {
         return Err(PersistError::Database { path: path.into(), reason: health, remedy: DAMAGED });

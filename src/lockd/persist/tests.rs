@@ -751,13 +751,16 @@ fn a_state_directory_that_others_can_write_in_or_a_link_in_it_is_refused() {
 }
 
 #[test]
-fn a_newer_schema_is_refused() {
+fn a_newer_schema_is_refused_and_its_file_is_left_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
-    let other = rusqlite::Connection::open(dir.path().join("nlmd.sqlite")).unwrap();
+    let file = dir.path().join("nlmd.sqlite");
+    let other = rusqlite::Connection::open(&file).unwrap();
     other.execute_batch("PRAGMA user_version = 99").unwrap();
     drop(other);
+    let before = std::fs::read(&file).unwrap();
     let Err(PersistError::Database { reason, remedy, .. }) = open(dir.path()) else { panic!("it is taken") };
     assert_eq!((reason.as_str(), remedy), ("a newer nlmd wrote it", "start the nlmd that wrote it, or a newer one"));
+    assert!(std::fs::read(&file).unwrap() == before);
 }
 
 #[tokio::test]
