@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use super::Places;
 use crate::nsm::{self, ProbeOptions, StatdState, Target};
-use crate::report::{Finding, Severity};
+use crate::report::{Finding, Severity, in_command};
 use crate::rpc::fanout::Failure;
 use crate::rpc::resolver::{self, Resolved, Unresolved};
 use crate::units::number;
 use crate::wire::control::{Capabilities, ClientRow, Info, Status};
-use crate::wire::types::CallerName;
 
 /// How long all names together may take.
 const LOOKUPS_PATIENCE: Duration = Duration::from_secs(8);
@@ -103,7 +102,7 @@ fn named(row: &ClientRow) -> String {
 }
 
 /// Clients, each with what is shown of it.
-type Shown<'a> = Vec<(&'a CallerName, String)>;
+type Shown<'a> = Vec<(&'a ClientRow, String)>;
 
 /// Clients by what their statds said.
 #[derive(Default)]
@@ -124,9 +123,9 @@ fn sort<'a>(seen: &[ProbedClient<'a>], begin_releases: bool) -> Sorted<'a> {
                 sorted.answers += 1;
                 if let Some(now) = state.filter(|now| now.contradicts(row.nsm_state)) {
                     let states = format!("state {now}, its locks carried {}", row.nsm_state);
-                    sorted.suspects.push((&row.name, format!("{} ({states})", named(row))));
+                    sorted.suspects.push((row, format!("{} ({states})", named(row))));
                 } else if !row.suspicions.as_slice().is_empty() {
-                    sorted.suspects.push((&row.name, named(row)));
+                    sorted.suspects.push((row, named(row)));
                 }
                 continue;
             }
@@ -138,8 +137,7 @@ fn sort<'a>(seen: &[ProbedClient<'a>], begin_releases: bool) -> Sorted<'a> {
         };
         // A manager that does not know owners tells no locks of any: each client on record may hold some.
         let may_hold = row.locks > 0 || begin_releases;
-        if may_hold { &mut sorted.silent } else { &mut sorted.idle }
-            .push((&row.name, format!("{}: {why}", named(row))));
+        if may_hold { &mut sorted.silent } else { &mut sorted.idle }.push((row, format!("{}: {why}", named(row))));
     }
     sorted
 }
@@ -158,7 +156,8 @@ fn about(
 
 fn judge_statds(seen: &[ProbedClient<'_>], can: &Capabilities, patience: Duration, rpcbind_port: u16) -> Vec<Finding> {
     let Sorted { answers, suspects, silent, idle } = sort(seen, can.begin_releases);
-    let first = |shown: &Shown<'_>| shown.first().map(|(name, _)| name.to_string()).unwrap_or_default();
+    let name = |row: &ClientRow| in_command(row.name.as_str(), row.addresses.as_slice().first());
+    let first = |shown: &Shown<'_>| shown.first().map(|(row, _)| name(row)).unwrap_or_default();
     let (suspicious, gone) = (first(&suspects), first(&silent));
     let within = super::within(patience);
     let (severity, loss, remedy) = if can.begin_releases {
@@ -166,8 +165,8 @@ fn judge_statds(seen: &[ProbedClient<'_>], can: &Capabilities, patience: Duratio
             Severity::Problem,
             "a run frees their locks when it begins, and they would not reclaim",
             format!(
-                "make their statds answer; free the locks of a client that is gone for good (`nlmctl release --client \
-                 {gone}`); or agree to lose the locks with --unreachable drop"
+                "make their statds answer; free the locks of a client that is gone for good, for example `nlmctl release \
+                 --client {gone}`; or agree to lose the locks with --unreachable drop"
             ),
         )
     } else {
@@ -176,7 +175,7 @@ fn judge_statds(seen: &[ProbedClient<'_>], can: &Capabilities, patience: Duratio
             "a run keeps their locks, and exits with 3",
             format!(
                 "start statd there, or let packets to its rpcbind (port {rpcbind_port}) and statd pass; free the locks \
-                 of a client that is gone for good (`nlmctl release --client {gone}`)"
+                 of a client that is gone for good, for example `nlmctl release --client {gone}`"
             ),
         )
     };
@@ -195,8 +194,8 @@ fn judge_statds(seen: &[ProbedClient<'_>], can: &Capabilities, patience: Duratio
     let nothing = "nothing to do: they have no lock here, unless the server has lost one";
     let stale = if can.targeted {
         format!(
-            "`nlmctl clients --probe` shows why; `nlmctl resync --client {suspicious}` frees the locks that this client \
-             does not reclaim, and disturbs no other client"
+            "`nlmctl clients --probe` shows why; a run over such a client frees the locks that it does not reclaim, for \
+             example `nlmctl resync --client {suspicious}`"
         )
     } else {
         "`nlmctl clients --probe` shows why; a run (`nlmctl resync`) frees the locks that they do not reclaim"
@@ -272,7 +271,7 @@ fn judge_shared(seen: &[ProbedClient<'_>]) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::types::NsmState;
+    use crate::wire::types::{CallerName, NsmState};
     use crate::wire::xdr::List;
 
     fn client(n: u8, locks: u64) -> ClientRow {
@@ -306,6 +305,10 @@ mod tests {
         let found = findings(&[suspect], false);
         let remedy = found.iter().find_map(|finding| finding.remedy.as_deref());
         assert!(remedy.unwrap().contains("`nlmctl resync --client host4`"), "{remedy:?}");
+        let odd = |n, probe| (ClientRow { name: CallerName::new("$(reboot)").unwrap(), ..client(n, 1) }, probe);
+        for finding in findings(&[odd(2, Err(Failure::NoAnswer)), odd(4, Ok(Some(NsmState(7))))], false) {
+            assert!(!finding.remedy.unwrap_or_default().contains("reboot"));
+        }
     }
 
     #[test]

@@ -177,8 +177,8 @@ impl Round {
     }
 
     fn refuse_too_many(&self) -> Result<(), Failure> {
-        let names: Vec<_> = self.due().map(|(_, seen)| &seen.row.name).collect();
-        refuse_too_many(&names, self.at_stake(), self.terms.max_drop)
+        let suspects: Vec<_> = self.due().map(|(_, seen)| &seen.row).collect();
+        refuse_too_many(&suspects, self.at_stake(), self.terms.max_drop)
     }
 
     async fn run_those_due(

@@ -59,7 +59,7 @@ mod words;
 pub use caveats::caveats;
 pub use check::{CheckReport, Finding, Severity};
 pub use exit::{Facts, exit_code};
-pub use failure::{ErrorReport, Failure, FailureKind};
+pub use failure::{ErrorReport, Failure, FailureKind, in_command};
 pub use filter::RunFilter;
 pub use fold::{Folding, fold};
 pub use listing::{

@@ -7,7 +7,7 @@ use super::choice::{Chosen, HostProbe};
 use crate::manager::Freed;
 use crate::report::{
     Failure, HostAnswer, LockListing, LockdProbe, Probe, Release, ReleaseClient, ReleaseLeft, ReleaseLock,
-    ReleaseOutcome, ReleaseReport, ReleasedCounts, Stamp, Waiting,
+    ReleaseOutcome, ReleaseReport, ReleasedCounts, Stamp, Waiting, in_command,
 };
 use crate::resync::consent::{Consent, Person};
 use crate::resync::plan as run_plan;
@@ -234,7 +234,7 @@ impl ReleasePlan {
             [first, ..] if self.targeted => format!(
                 "use `nlmctl resync --client {}`, which frees only the locks that the client does not reclaim; if you \
                  are sure that the locks are stale, add --live",
-                first.name
+                in_command(&first.name, first.address)
             ),
             _ => {
                 "if you are sure that the locks are stale, add --live; or use a run over everything (`nlmctl resync`), \

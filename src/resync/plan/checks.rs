@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::summary::some_names;
 use super::{LocalMount, Observation, Plan, Request};
-use crate::report::{Controller, Failure};
+use crate::report::{Controller, Failure, in_command};
 use crate::units::{self, count, millis, number};
 use crate::wire::control::{
     Capabilities, ClientRef, ClientRow, Grace, Info, LockRow, LockState, Mode, Scope, Silent, Status, Unreachable,
@@ -325,9 +325,9 @@ pub(super) fn refuse_what_begin_loses(plan: &Plan, can: &Capabilities) -> Result
             ),
             match holders.first() {
                 Some(first) if can.release => format!(
-                    "make their statd answer; free the locks of a client that is gone for good first (`nlmctl release \
-                     --client {}`); or agree to lose the locks with --unreachable drop",
-                    first.name
+                    "make their statd answer; first free the locks of a client that is gone for good, for example `nlmctl \
+                     release --client {}`; or agree to lose the locks with --unreachable drop",
+                    in_command(first.name.as_str(), first.addresses.first())
                 ),
                 _ => "make their statd answer, or agree to lose their locks with --unreachable drop".to_owned(),
             },

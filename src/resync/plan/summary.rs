@@ -3,6 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use super::{Plan, PlannedClient};
+use crate::report::in_command;
 use crate::units::{self, count, duration};
 use crate::wire::control::{Capabilities, Mode, Silent, Unreachable};
 use crate::wire::xdr::encode;
@@ -103,7 +104,8 @@ fn unreachable(plan: &Plan, can: &Capabilities) -> Option<String> {
     }
     let which = if others.is_empty() { "it".to_owned() } else { format!("{}, for example,", first.name) };
     let release = if can.release {
-        format!("; if {which} is gone for good: `nlmctl release --client {}`", first.name)
+        let client = in_command(first.name.as_str(), first.addresses.first());
+        format!("; if {which} is gone for good: `nlmctl release --client {client}`")
     } else {
         String::new()
     };

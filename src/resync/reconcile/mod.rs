@@ -39,10 +39,10 @@ mod tests;
 use std::time::Duration;
 
 use super::plan::Probed;
-use crate::report::{Failure, LockTally, Outcome};
+use crate::report::{Failure, LockTally, Outcome, in_command};
 use crate::units::count;
 use crate::wire::control::{Capabilities, ClientRow, Silent};
-use crate::wire::types::{CallerName, NsmState, ms};
+use crate::wire::types::{NsmState, ms};
 
 /// Rounds in a row that must find a client suspect before it gets a run.
 const ROUNDS: u32 = 2;
@@ -243,10 +243,11 @@ fn wait_after(runs: u32) -> Duration {
 ///
 /// # Errors
 /// They get none.
-pub fn refuse_too_many(suspects: &[&CallerName], locks: u64, max_drop: u64) -> Result<(), Failure> {
+pub fn refuse_too_many(suspects: &[&ClientRow], locks: u64, max_drop: u64) -> Result<(), Failure> {
     if locks <= max_drop {
         return Ok(());
     }
+    let name = |row: &&ClientRow| in_command(row.name.as_str(), row.addresses.as_slice().first());
     Err(Failure::refused(
         format!(
             "no run was made: {} {} {}, more than --max-drop {max_drop}",
@@ -256,7 +257,7 @@ pub fn refuse_too_many(suspects: &[&CallerName], locks: u64, max_drop: u64) -> R
         ),
         format!(
             "see `nlmctl reconcile --dry-run`; run one client by hand (`nlmctl resync --client {}`), or raise --max-drop",
-            suspects.first().map_or("NAME", |name| name.as_str())
+            suspects.first().map_or_else(|| "NAME".to_owned(), name)
         ),
     ))
 }

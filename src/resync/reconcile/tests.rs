@@ -186,9 +186,11 @@ fn silence_counts_only_of_one_that_understood_before_and_whose_number_was_the_sa
 
 #[test]
 fn too_much_at_stake_is_refused_before_any_run() {
-    let name = CallerName::new("c1.test").unwrap();
-    assert!(refuse_too_many(&[&name, &name], 100, 100).is_ok());
-    let refusal = refuse_too_many(&[&name], 101, 100).unwrap_err();
+    let [row, odd] = ["c1.test", "$(reboot)"].map(|name| ClientRow::sample(name, "192.0.2.9"));
+    assert!(refuse_too_many(&[&row, &row], 100, 100).is_ok());
+    let odd = refuse_too_many(&[&odd], 101, 100).unwrap_err();
+    assert!(odd.remedy.contains("`nlmctl resync --client 192.0.2.9`"), "{}", odd.remedy);
+    let refusal = refuse_too_many(&[&row], 101, 100).unwrap_err();
     assert!(refusal.remedy.contains("`nlmctl resync --client c1.test`"), "{}", refusal.remedy);
     assert_eq!(refusal.kind.exit(), 4);
     assert!(refusal.message.contains("1 suspect holds 101 locks, more than --max-drop 100"), "{refusal}");
