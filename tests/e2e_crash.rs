@@ -57,7 +57,7 @@ async fn a_run_can_be_resumed_while_it_is_still_on() {
     world.all_notified().await;
     let active = world.run(&["status"]).await.exits(0).json()["run"].clone();
     assert_eq!(active["controller"]["alive"], true, "{active:#}");
-    let by = format!("nlmctl (pid {}) works on it", active["controller"]["pid"]);
+    let by = format!("nlmctl (pid {}) works with the record of this run", active["controller"]["pid"]);
     assert!(world.run(&["resync", "--yes"]).await.exits(4).stderr.contains(&by));
     run.kill9().await;
     let active = world.run(&["status"]).await.exits(0).json()["run"].clone();

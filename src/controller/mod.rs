@@ -52,7 +52,7 @@ use self::record::Record;
 use self::statds::Probes;
 use crate::manager::{Caution, LockManager, ManagerError, Weight};
 use crate::nsm::Target;
-use crate::report::{Failure, Outcome, Phase, Progress, RunHead, RunReport};
+use crate::report::{Controller, Failure, Outcome, Phase, Progress, RunHead, RunReport};
 use crate::resync::consent::Consent;
 use crate::resync::plan::{self, Draft, Observation, Plan, Request, refuse_busy};
 use crate::resync::run::{Ending, Run, Terms};
@@ -147,20 +147,26 @@ pub async fn catch_up(manager: &dyn LockManager, store: Store) -> Result<Store, 
 /// Likewise, for a command that no active run allows.
 ///
 /// # Errors
-/// Also while a run or another grace period is active: who works on that run is named.
+/// Also while a run or another grace period is active: who works with the record of that run is named.
 pub async fn catch_up_idle(manager: &dyn LockManager, store: Store) -> Result<Store, ControllerError> {
     let record = Record::new(catch_up(manager, store).await?);
-    refuse_active(manager, &record).await?;
+    refuse_active(manager, &record, None).await?;
     record.into_store()
 }
 
-async fn refuse_active(manager: &dyn LockManager, record: &Record) -> Result<(), ControllerError> {
+/// `lock`: the caller's right to be the controller of this record, if it has it; then no other nlmctl has.
+async fn refuse_active(
+    manager: &dyn LockManager,
+    record: &Record,
+    lock: Option<&ControllerLock>,
+) -> Result<(), ControllerError> {
     let (status, can) = (manager.status().await?, manager.info().await?.capabilities);
     let controller = match status.run.0.as_ref().map(|active| active.run) {
         Some(run) => record.with(move |store| store.controller_of(run)).await?,
         None => None,
     };
-    Ok(refuse_busy(&status, &can, controller)?)
+    let other = controller.map(|found| if lock.is_some() { Controller::GONE } else { found });
+    Ok(refuse_busy(&status, &can, other)?)
 }
 
 /// Carries the plan out and reports what came of it. Waits for the end of the run, or for a signal:

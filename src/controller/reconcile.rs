@@ -89,7 +89,7 @@ pub async fn reconcile(
 ) -> Result<ReconcileReport, ControllerError> {
     let (record, lock) = take_over(store).await?;
     results::catch_up(&*manager, &record).await?;
-    refuse_active(&*manager, &record).await?;
+    refuse_active(&*manager, &record, Some(&lock)).await?;
     let mut round = Round::look(manager, Some(&record), terms, options).await?;
     round.remember(&record).await?;
     let stopped = match round.refuse_too_many() {

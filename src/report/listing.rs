@@ -85,17 +85,18 @@ pub struct ActiveRun {
     pub pending: u64,
     /// Its counts so far (pending locks are in `pending`, not in `unverified`).
     pub locks: LockTally,
-    /// Whether an nlmctl still works on the run; none if that is not known: the run is not in the record that was looked at.
+    /// Whether an nlmctl works with the record of the run; none if that is not known: the record was not read, or does not
+    /// have the run.
     pub controller: Option<Controller>,
 }
 
-/// The nlmctl that sends a run's notices and settles it.
+/// The nlmctl that works with the record of a run: on that run, or on one of another lock manager that has the same record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Controller {
-    /// Whether it is alive. If not, `nlmctl resync --resume` continues the run.
+    /// Whether there is one. If not, `nlmctl resync --resume` continues the run.
     pub alive: bool,
-    /// Its process; none if it is not alive, or its number is not known.
+    /// Its process, in its own container; none if there is none, or its number is not known.
     pub pid: Option<u32>,
 }
 
@@ -107,8 +108,8 @@ impl Controller {
 impl fmt::Display for Controller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self { alive: true, pid: Some(pid) } => write!(f, "nlmctl (pid {pid}) works on it"),
-            Self { alive: true, pid: None } => f.write_str("another nlmctl works on it"),
+            Self { alive: true, pid: Some(pid) } => write!(f, "nlmctl (pid {pid}) works with the record of this run"),
+            Self { alive: true, pid: None } => f.write_str("another nlmctl works with the record of this run"),
             Self { alive: false, .. } => f.write_str("no nlmctl works on it"),
         }
     }

@@ -45,7 +45,7 @@ impl ControllerLock {
         Ok(Self { _file: file })
     }
 
-    /// Who has that right now. Nothing is made or changed.
+    /// Who has that right now, which may be for another run of the record. Nothing is made or changed.
     pub(super) fn holder(database: &Path) -> io::Result<Controller> {
         let file = match File::open(path_of(database)) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Controller::GONE),
@@ -53,12 +53,8 @@ impl ControllerLock {
         };
         match file.try_lock_shared() {
             Ok(()) => Ok(Controller::GONE),
-            Err(TryLockError::WouldBlock) => {
-                let pid = pid_in(&file);
-                // This process is about to work on it, and does not yet.
-                let alive = pid != Some(std::process::id());
-                Ok(Controller { alive, pid: pid.filter(|_| alive) })
-            }
+            // The number may be of another container: it is shown, and compared with nothing.
+            Err(TryLockError::WouldBlock) => Ok(Controller { alive: true, pid: pid_in(&file) }),
             Err(TryLockError::Error(error)) => Err(error),
         }
     }

@@ -150,10 +150,7 @@ impl StoreError {
             }
             Self::Full { path } => format!("make room where {} is, or name another database with --db", path.display()),
             Self::Busy { path } => format!("see who keeps {} open (fuser {0}) and try again", path.display()),
-            Self::ControllerActive { pid, .. } => match pid {
-                Some(pid) => format!("wait until process {pid} is done, or stop it"),
-                None => "wait until it is done".to_owned(),
-            },
+            Self::ControllerActive { .. } => "wait until that nlmctl has ended, or stop it".to_owned(),
             Self::Unsafe { .. } => {
                 "name a database with --db in a folder that only you can write in, or correct what is said".to_owned()
             }

@@ -99,7 +99,7 @@ impl Store {
         self.one(run, "SELECT * FROM run WHERE id = ?1", stored_run)
     }
 
-    /// The nlmctl that works on a run of this record; `None` where the record does not have the run, or its lock cannot be read.
+    /// The nlmctl that works with this record; `None` where the record does not have the run, or its lock cannot be read.
     pub fn controller_of(&self, run: RunId) -> Result<Option<Controller>, StoreError> {
         match self.number(run) {
             Ok(_) => Ok(ControllerLock::holder(&self.path).ok()),

@@ -96,7 +96,8 @@ pub(super) fn grace(request: &Request) -> Result<(Duration, Duration), Failure> 
     Ok((grace, max))
 }
 
-/// Refuses while a run or another grace period is active. `controller`: who works on that run, if that is known.
+/// Refuses while a run or another grace period is active. `controller`: who works with the record of that run, if
+/// that is known.
 ///
 /// # Errors
 /// One is active.
@@ -104,7 +105,9 @@ pub fn refuse_busy(status: &Status, can: &Capabilities, controller: Option<Contr
     if let Some(run) = &status.run.0 {
         let by = controller.map_or_else(String::new, |controller| format!("; {controller}"));
         let remedy = match controller {
-            Some(Controller { alive: true, .. }) => "wait for its end (`nlmctl status`)",
+            Some(Controller { alive: true, .. }) => {
+                "wait until that nlmctl has ended; if the run is still active then, resume it (`nlmctl resync --resume`)"
+            }
             Some(Controller { alive: false, .. }) => "resume it (`nlmctl resync --resume`)",
             None => "wait for its end (`nlmctl status`), resume it if its nlmctl has ended (`nlmctl resync --resume`)",
         };

@@ -319,8 +319,11 @@ fn another_run_or_a_grace_period_refuses() {
         (message, remedy)
     };
     let (message, remedy) = of(Some(Controller { alive: true, pid: Some(77) }));
-    assert!(message.ends_with("; nlmctl (pid 77) works on it"), "{message}");
-    assert_eq!(remedy, "wait for its end (`nlmctl status`), or abort it (`nlmctl abort`)");
+    assert!(message.ends_with("; nlmctl (pid 77) works with the record of this run"), "{message}");
+    // It may work on a run of another lock manager with the same record.
+    let until =
+        "wait until that nlmctl has ended; if the run is still active then, resume it (`nlmctl resync --resume`)";
+    assert_eq!(remedy, format!("{until}, or abort it (`nlmctl abort`)"));
     let (message, remedy) = of(Some(Controller::GONE));
     assert!(message.ends_with("; no nlmctl works on it"), "{message}");
     assert_eq!(remedy, "resume it (`nlmctl resync --resume`), or abort it (`nlmctl abort`)");
