@@ -27,10 +27,10 @@ pub(super) async fn run(context: &Context) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// As far as the record tells, if there is one that may be read.
+/// As far as the record tells, if there is one of this version that may be read. Nothing in it is changed.
 async fn controller_of(context: &Context, run: RunId) -> Option<Controller> {
     let path = context.settings.record_path().ok()?;
     let found =
-        blocking(move || Ok(Store::open_existing(&path)?.map(|store| store.controller_of(run)).transpose()?.flatten()));
+        blocking(move || Ok(Store::open_to_look(&path)?.map(|store| store.controller_of(run)).transpose()?.flatten()));
     found.await.ok()?
 }

@@ -129,6 +129,12 @@ impl Store {
         }
     }
 
+    /// For a look that changes nothing: `None` also where an older nlmctl made the record.
+    pub fn open_to_look(path: &Path) -> Result<Option<Self>, StoreError> {
+        let found = Self::open_as_it_is(path)?;
+        Ok(found.filter(|(_, version)| *version == STEPS.len()).map(|(store, _)| store))
+    }
+
     /// Whether a run can use the record, or make it. Makes and changes nothing. `makes_folder`: its folder would be made.
     ///
     /// # Errors

@@ -177,7 +177,10 @@ fn a_record_is_not_brought_up_to_date_while_an_older_nlmctl_works_with_it() {
     older_record(&place, 5);
     let writer = rusqlite::Connection::open(place.path()).unwrap();
     writer.pragma_update(None, "journal_mode", "WAL").unwrap();
+    assert!(Store::open_to_look(&place.path()).unwrap().is_none());
+    assert!(!place.path().with_extension("db.lock").exists(), "a look makes no lock file");
     let older_one = ControllerLock::take(&place.path()).unwrap();
+    assert!(Store::open_to_look(&place.path()).unwrap().is_none(), "nor does it wait");
     for refused in [Store::open(&place.path()).map(drop), Store::open_existing(&place.path()).map(drop)] {
         assert!(matches!(refused, Err(StoreError::ControllerActive { .. })), "{refused:?}");
     }
@@ -188,6 +191,7 @@ fn a_record_is_not_brought_up_to_date_while_an_older_nlmctl_works_with_it() {
     writer.execute(lock, params![id.to_string(), xdr::encode(&fate(3))]).unwrap();
     drop((older_one, writer));
     let mut store = Store::open_existing(&place.path()).unwrap().unwrap();
+    assert!(Store::open_to_look(&place.path()).unwrap().is_some());
     assert_eq!((rows_of(&mut store, id).len(), version(&place.path())), (3, STEPS.len()));
 }
 
