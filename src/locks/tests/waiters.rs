@@ -640,6 +640,21 @@ fn a_client_that_calls_now_and_then_is_no_suspect_however_long_others_wait() {
 }
 
 #[test]
+fn a_request_that_a_release_dropped_makes_nobody_a_suspect_before_it_is_swept() {
+    for dropped in [false, true] {
+        let mut w = World::new();
+        w.write(A, "f", R);
+        assert_eq!(w.wait(B, "f", R), Verdict::Blocked);
+        minutes(&mut w, 4);
+        if dropped {
+            w.void_all_of("b");
+        }
+        minutes(&mut w, 2);
+        assert_eq!(suspects(&w).is_empty(), dropped);
+    }
+}
+
+#[test]
 fn who_kept_a_request_waiting_is_no_suspect_when_the_request_is_gone() {
     for gone in ["cancelled", "granted", "its client rebooted"] {
         let mut w = waiting();
