@@ -50,16 +50,17 @@ note "$(cat /run/status.err)"
 one --file /srv/x/c
 equal "and the lock can be freed" "$code $(told .release.released.locks)" "0 1"
 
-# --- an owner that called by UDP: an NM_LOCK (22) by hand, since Linux clients mount over TCP
+# --- an owner that called by UDP: an NM_LOCK (22) by hand, since Linux clients mount over TCP. With its client's own name:
+# lockd keeps the name for later calls from that address
 handle=$(of /srv/x/a 20 .file)
 port=$(rpcinfo -p | awk '$1 == 100021 && $2 == 4 && $3 == "udp" { print $4 }')
 on c2 "python3 -c '
 import os, socket, struct
 def number(n): return struct.pack(\">I\", n)
 def text(b): return number(len(b)) + b + bytes(-len(b) % 4)
-lock = text(b\"udp\") + text(bytes.fromhex(\"$handle\")) + text(b\"77@udp\") + number(77) + struct.pack(\">QQ\", 500, 10)
+lock = text(b\"c2\") + text(bytes.fromhex(\"$handle\")) + text(b\"77@c2\") + number(77) + struct.pack(\">QQ\", 500, 10)
 call = number(7) + number(0) + number(2) + number(100021) + number(4) + number(22) + number(1)
-call += text(number(0) + text(b\"udp\") + number(0) * 3) + number(0) * 2
+call += text(number(0) + text(b\"c2\") + number(0) * 3) + number(0) * 2
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(20); s.bind((\"10.0.0.12\", 901))
 s.sendto(call + text(b\"one\") + number(0) + number(1) + lock + number(0) + number(0), (\"10.0.0.1\", $port))
 print(s.recv(999)[-4:])'" >/run/udp.txt 2>&1
