@@ -50,7 +50,7 @@ impl SlicedResult {
         }
     }
 
-    /// The number of its first lock: those before it [were taken out](super::LockTable::take_rows).
+    /// The number of its first lock: those before it [were taken out](super::LockTable::take_pages).
     #[must_use]
     pub fn first_lock(&self) -> usize {
         self.taken

@@ -36,10 +36,10 @@ impl Rows {
         self.0.iter().map(|slice| slice.len()).sum()
     }
 
-    /// Takes the first slice out, if it is full.
-    pub(super) fn take_slice(&mut self) -> Option<Vec<LockFate>> {
-        let is_full = self.0.front().is_some_and(|slice| slice.len() == SLICE);
-        if is_full { self.0.pop_front().map(Arc::unwrap_or_clone) } else { None }
+    /// Takes the first slices out, those that are full, if they are so many.
+    pub(super) fn take_slices(&mut self, at_least: usize) -> Option<Vec<Vec<LockFate>>> {
+        let full = self.0.iter().take_while(|slice| slice.len() == SLICE).count();
+        (full >= at_least).then(|| self.0.drain(..full).map(Arc::unwrap_or_clone).collect())
     }
 
     /// From one on, those of its slice.

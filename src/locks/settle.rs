@@ -4,7 +4,7 @@
 //!    waits; all others are served.
 //! 2. [`settle_scan`](LockTable::settle_scan) decides about each client and writes down what will be dropped and kept
 //!    ([`Stage`]). It looks only at the files of clients that have something pending, at each file once.
-//!    What is written down may be [taken out](LockTable::take_rows) meanwhile.
+//!    What is written down may be [taken out](LockTable::take_pages) meanwhile.
 //! 3. The caller makes durable what it took out, and the rest, [`settle_result`](LockTable::settle_result). If a reclaim
 //!    of what is about to be dropped [came in time](LockTable::came_in_time), it cancels, lets the calls that wait be
 //!    decided in grace, and settles anew: what came before the instant is never answered by what others got after it. Then nothing is
@@ -140,13 +140,13 @@ impl LockTable {
         next
     }
 
-    /// Takes a page of what the scan has written down, with the number of its first row. So whoever writes them as they
-    /// come never has all of them. What is left is in the [result](Self::settle_result).
-    pub fn take_rows(&mut self) -> Option<(usize, Vec<LockFate>)> {
+    /// Takes the full pages out of what the scan has written down, if they are so many, with the number of the first row.
+    /// So whoever writes them as they come never has all of them. What is left is in the [result](Self::settle_result).
+    pub fn take_pages(&mut self, at_least: usize) -> Option<(usize, Vec<Vec<LockFate>>)> {
         let settling = self.run.as_mut()?.settling.as_mut()?;
-        let (first, rows) = (settling.taken, settling.rows.take_slice()?);
-        settling.taken += rows.len();
-        Some((first, rows))
+        let (first, pages) = (settling.taken, settling.rows.take_slices(at_least)?);
+        settling.taken += pages.iter().map(Vec::len).sum::<usize>();
+        Some((first, pages))
     }
 
     /// What to make durable before the commit: the result as it will be.

@@ -92,15 +92,14 @@ fn refuse_lost(path: &Path, sealed: Said<i64>) -> Result<(), PersistError> {
 fn look_at(connection: &Connection, path: &Path) -> Result<Option<i64>, PersistError> {
     let unusable = |error| unusable(path, &error);
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(unusable)?;
-    connection.execute_batch("PRAGMA locking_mode = EXCLUSIVE").map_err(unusable)?;
+    connection
+        .execute_batch("PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")
+        .map_err(unusable)?;
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(unusable)?;
     if usize::try_from(version).is_ok_and(|version| version > STEPS.len()) {
         let reason = "a newer nlmd wrote it".to_owned();
         return Err(PersistError::Database { path: path.into(), reason, remedy: NEWER });
     }
-    connection
-        .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")
-        .map_err(unusable)?;
     let health: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(unusable)?;
     if health != "ok" {
         return Err(PersistError::Database { path: path.into(), reason: health, remedy: DAMAGED });
@@ -150,6 +149,7 @@ impl Database {
         let mut connection = Connection::open(path).map_err(unusable)?;
         let reached = look_at(&connection, path)?;
         refuse_behind(path, sealed, reached)?;
+        connection.pragma_update(None, "journal_mode", "WAL").map_err(unusable)?;
         Migrations::from_slice(STEPS).to_latest(&mut connection).map_err(|error| match error {
             rusqlite_migration::Error::RusqliteError { err, .. } => unusable(err),
             // A schema that no version of nlmd up to this one made.
@@ -293,7 +293,7 @@ impl Database {
                 let unwritten = |e| PersistError::Write(format!("the NSM state number is not in nlmd.state: {e}"));
                 self.number.write(*state).map_err(unwritten)?;
             }
-            if matches!(change, Change::Rows { .. }) {
+            if matches!(change, Change::Locks { .. }) {
                 self.expect_room()?;
             }
         }
@@ -318,10 +318,6 @@ impl Database {
             while let Some(from) = next.filter(|_| written < most && nobody_waits()) {
                 next = results::write(to, ended, from)?;
                 written += 1;
-            }
-            // What a result lists is dropped: one of which a part is missing must not come to be.
-            if next.is_none() && !results::has_first_locks(to, ended)? {
-                return Err(PersistError::Write("locks that were written before are missing".into()));
             }
             Ok(next)
         })
@@ -413,7 +409,7 @@ fn write(to: &Transaction<'_>, change: &Change) -> Result<(), PersistError> {
                 params![run.0, in_scope.cast_signed(), clients_body(clients)],
             )?;
         }
-        Change::Rows { run, first, rows } => results::put_locks(to, *run, *first, rows)?,
+        Change::Locks { run, first, pages } => results::put_locks(to, *run, *first, pages)?,
         Change::Ended(ended) => {
             let mut next = Some(Stage::default());
             while let Some(from) = next {

@@ -8,9 +8,9 @@
 //! first LOCKs cost one `fsync`, and an answer means "on disk".
 //!
 //! The result of a run may have a million rows. It is written in pages ([`results`]). The first of them come while the run is
-//! scanned, as changes with transactions of their own. The others come with the end of the run; a transaction ends with the
-//! first page during which something else came, and what came is written next. Then only what reads, or is about runs, waits
-//! until the result is whole ([`Work`]).
+//! scanned, some at once, with a transaction of their own. The others come with the end of the run; a transaction ends with
+//! the first page during which something else came, and what came is written next. From the run's end until its result is
+//! whole, only what reads, or is about runs, waits ([`Work`]).
 //!
 //! What must hold:
 //! - Jobs are written in the order in which they were submitted, but that those about clients overtake a result and what
@@ -73,8 +73,8 @@ impl Job {
         }
     }
 
-    fn is_page(&self) -> bool {
-        matches!(self, Self::Write(change, _) if matches!(**change, Change::Rows { .. }))
+    fn has_pages(&self) -> bool {
+        matches!(self, Self::Write(change, _) if matches!(**change, Change::Locks { .. }))
     }
 }
 
@@ -108,19 +108,11 @@ impl Persist {
         durably(self.submit(change)).await
     }
 
-    /// Queues changes one behind the other, each when there is room for it, and waits until all are durable.
-    pub async fn write_all(&self, changes: Vec<Change>) -> Result<(), PersistError> {
-        let mut answers = Vec::new();
-        for change in changes {
-            let (done, answer) = oneshot::channel();
-            let job = Job::Write(Box::new(change), done);
-            self.jobs.send(job).await.map_err(|_| PersistError::Closed)?;
-            answers.push(answer);
-        }
-        for answer in answers {
-            durable(answer).await?;
-        }
-        Ok(())
+    /// Likewise, but waits where the queue is full.
+    pub async fn write_when_there_is_room(&self, change: Change) -> Result<(), PersistError> {
+        let (done, answer) = oneshot::channel();
+        self.jobs.send(Job::Write(Box::new(change), done)).await.map_err(|_| PersistError::Closed)?;
+        durable(answer).await
     }
 
     /// The sums of an ended run.
@@ -249,7 +241,7 @@ struct Writing {
 struct Work {
     database: Database,
     queue: mpsc::Receiver<Job>,
-    /// What waits until the result is whole, in its order.
+    /// What comes next, before the queue: what waits until the result is whole, or what is to begin a transaction.
     behind: VecDeque<Job>,
     result: Option<Writing>,
     /// The run whose locks are written before the rest of its result.
@@ -279,7 +271,7 @@ impl Work {
         true
     }
 
-    /// What is written together, up to a result. Waits where there is nothing else to do; `None` at the end.
+    /// What is written together, up to a result or pages of one. Waits where there is nothing else to do; `None` at the end.
     fn batch(&mut self) -> Option<Batch> {
         let mut batch = Batch::default();
         while batch.changes.len() + batch.reads.len() < BATCH {
@@ -296,7 +288,8 @@ impl Work {
             };
             match job {
                 job if self.result.is_some() && job.keeps_its_place() => self.behind.push_back(job),
-                job if !batch.is_empty() && job.is_page() != batch.has_pages() => {
+                // Pages that the disk refuses must not make what came with them be written one by one.
+                job if job.has_pages() && !batch.is_empty() => {
                     self.behind.push_front(job);
                     break;
                 }
@@ -307,8 +300,12 @@ impl Work {
                         break;
                     }
                     change => {
+                        let has_pages = matches!(change, Change::Locks { .. });
                         batch.changes.push(change);
                         batch.waiting.push(done);
+                        if has_pages {
+                            break;
+                        }
                     }
                 },
             }
@@ -323,8 +320,8 @@ impl Work {
             // One bad change must not deny the others theirs.
             let alone = together.is_err() && changes.len() > 1;
             let applied = if alone { self.database.apply(std::slice::from_ref(change)) } else { together.clone() };
-            if let Change::Rows { run, first, .. } = change {
-                self.page_applied(*run, *first, applied.is_ok());
+            if let Change::Locks { run, first, .. } = change {
+                self.locks_applied(*run, *first, applied.is_ok());
             }
             let _ = done.send(applied);
         }
@@ -333,8 +330,8 @@ impl Work {
         }
     }
 
-    /// With its first page a result begins. Where a page fails there will be no result, and the other pages go.
-    fn page_applied(&mut self, run: RunId, first: usize, applied: bool) {
+    /// With its first locks a result begins. Where some fail there will be no result, and the others go.
+    fn locks_applied(&mut self, run: RunId, first: usize, applied: bool) {
         match (applied, first) {
             (false, _) => self.begun = None,
             (true, 0) => self.begun = Some(run),
@@ -380,10 +377,6 @@ struct Batch {
 impl Batch {
     fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.reads.is_empty()
-    }
-
-    fn has_pages(&self) -> bool {
-        matches!(self.changes.first(), Some(Change::Rows { .. }))
     }
 }
 

@@ -163,9 +163,9 @@ pub enum Change {
         /// The clients to notify.
         clients: Arc<Vec<RunClient>>,
     },
-    /// Locks of the result of a run that is about to end, a full page of them, with `first` before them. Until
+    /// Locks of the result of a run that is about to end, full pages of them, with `first` before them. Until
     /// [`Ended`](Self::Ended) comes they are no part of any result.
-    Rows { run: RunId, first: usize, rows: List<LockFate, PAGE> },
+    Locks { run: RunId, first: usize, pages: Vec<List<LockFate, PAGE>> },
     /// The run has ended; replaces its record.
     Ended(EndedRun),
     /// The run goes on after all: its record is there again, and its result is none.
@@ -184,7 +184,7 @@ impl Change {
             Self::Begin(_)
                 | Self::NotBegun(_)
                 | Self::Marked { .. }
-                | Self::Rows { .. }
+                | Self::Locks { .. }
                 | Self::Ended(_)
                 | Self::TakenBack(_)
                 | Self::Late(..)

@@ -20,7 +20,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::monitors::Odd;
 use super::old_results::ResultBefore;
-use super::records::RESULTS_KEPT;
+use super::records::{PersistError, RESULTS_KEPT};
 use crate::locks::SlicedResult;
 use crate::wire::control::{ClientResult, Fate, FullResult, LockFate, PAGE, RunId, RunResult};
 use crate::wire::xdr::{List, Pack, Unpack, decode, encode};
@@ -75,7 +75,7 @@ pub(super) enum Stage {
 
 /// Writes from there on about as many rows as a page holds. Gives where to go on; `None`: it is whole, and replaces the
 /// record of the active run.
-pub(super) fn write(to: &Transaction<'_>, ended: &SlicedResult, from: Stage) -> rusqlite::Result<Option<Stage>> {
+pub(super) fn write(to: &Transaction<'_>, ended: &SlicedResult, from: Stage) -> Result<Option<Stage>, PersistError> {
     let (run, mut stage, mut written) = (ended.result.run, from, 0);
     while written < PAGE {
         stage = match stage {
@@ -94,7 +94,7 @@ pub(super) fn write(to: &Transaction<'_>, ended: &SlicedResult, from: Stage) -> 
             },
             Stage::Locks(first) => match put_page(to, run, first, &clipped(ended.locks(first)))? {
                 0 => {
-                    end(to, run)?;
+                    end(to, run, ended.first_lock())?;
                     return Ok(None);
                 }
                 count => {
@@ -107,17 +107,14 @@ pub(super) fn write(to: &Transaction<'_>, ended: &SlicedResult, from: Stage) -> 
     Ok(Some(stage))
 }
 
-/// Whether the locks are there that came before the rest of the result.
-pub(super) fn has_first_locks(from: &Connection, ended: &SlicedResult) -> rusqlite::Result<bool> {
-    let (run, first) = (ended.result.run, ended.first_lock());
-    let pages: i64 = from
+/// All of it is there. What a result lists is dropped, so one of which a part is missing must not come to be.
+fn end(to: &Transaction<'_>, run: RunId, first_lock: usize) -> Result<(), PersistError> {
+    let pages: i64 = to
         .prepare_cached("SELECT count(*) FROM page WHERE run = ?1 AND kind = ?2 AND first < ?3")?
-        .query_row(params![run.0, LockFate::KIND, number(first as u64)], |row| row.get(0))?;
-    Ok(pages == number((first / PAGE) as u64))
-}
-
-/// All of it is there.
-fn end(to: &Transaction<'_>, run: RunId) -> rusqlite::Result<()> {
+        .query_row(params![run.0, LockFate::KIND, number(first_lock as u64)], |row| row.get(0))?;
+    if pages != number((first_lock / PAGE) as u64) {
+        return Err(PersistError::Write("locks that were written before are missing".into()));
+    }
     to.execute("DELETE FROM active_run WHERE id = ?1", params![run.0])?;
     to.execute("UPDATE result SET whole = 1 WHERE id = ?1", params![run.0])?;
     to.execute("INSERT OR IGNORE INTO unfetched (run) VALUES (?1)", params![run.0])?;
@@ -147,10 +144,13 @@ pub(super) fn put_locks(
     to: &Transaction<'_>,
     run: RunId,
     first: usize,
-    locks: &List<LockFate, PAGE>,
+    pages: &[List<LockFate, PAGE>],
 ) -> rusqlite::Result<()> {
     to.prepare_cached("INSERT OR IGNORE INTO result (id, body, whole) VALUES (?1, x'', 0)")?.execute(params![run.0])?;
-    put_page(to, run, first, locks).map(|_| ())
+    for (nth, locks) in pages.iter().enumerate() {
+        put_page(to, run, first + nth * PAGE, locks)?;
+    }
+    Ok(())
 }
 
 /// Gives how many rows that were.

@@ -284,8 +284,8 @@ fn a_disk_that_is_full_in_the_middle_of_a_result_has_room_for_clients_again() {
 
 /// A page of the locks of run 1, before the rest of its result.
 fn page_of(page: usize, numbers_from: u64) -> Change {
-    let rows = List::clipped(rows(numbers_from, PAGE).into_vec());
-    Change::Rows { run: RunId([1; 16]), first: page * PAGE, rows }
+    let pages = vec![List::clipped(rows(numbers_from, PAGE).into_vec())];
+    Change::Locks { run: RunId([1; 16]), first: page * PAGE, pages }
 }
 
 /// The rest, behind so many locks.
@@ -348,6 +348,25 @@ fn the_end_of_another_run_takes_no_locks_away_that_are_written_already() {
 }
 
 #[test]
+fn pages_are_written_alone_and_what_came_before_and_after_them_keeps_its_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let (persist, mut work, _) = work(dir.path());
+    work.write(&persist, Change::Begin(run_record(1))).unwrap();
+    let client = record("a", "127.0.0.2");
+    let forget = Change::Forget { name: client.name.clone(), address: client.address };
+    let changes = [Change::Monitor(client.clone()), page_of(0, 0), forget, Change::Monitor(client), page_of(1, 0)];
+    let mut answers = changes.map(|change| persist.submit(change).unwrap());
+    let mut done = 0;
+    for (answered, pages, clients) in [(1, 0, 1), (2, 1, 1), (4, 1, 1), (5, 2, 1)] {
+        assert!(work.round());
+        while answers.get_mut(done).is_some_and(|answer| matches!(answer.try_recv(), Ok(Ok(())))) {
+            done += 1;
+        }
+        assert_eq!((done, work.count("page"), work.count("monitor")), (answered, pages, clients));
+    }
+}
+
+#[test]
 fn a_result_whose_first_locks_are_missing_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (persist, mut work, _) = work(dir.path());
@@ -367,7 +386,7 @@ fn locks_of_a_settle_that_was_cancelled_are_in_no_result() {
         let dir = tempfile::tempdir().unwrap();
         let (persist, mut work, _) = work(dir.path());
         work.write(&persist, Change::Begin(run_record(1))).unwrap();
-        // A result was whole, with a first page that is not full, and was taken back.
+        // A result was whole, whose pages begin elsewhere, and was taken back.
         work.write(&persist, rest_behind(5, 1_000_000, PAGE + 7)).unwrap();
         work.write(&persist, Change::TakenBack(run_record(1))).unwrap();
         for n in 0..3 {

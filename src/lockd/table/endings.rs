@@ -1,7 +1,8 @@
 //! The end of a run inside the daemon: settled in slices, its result durable, then the commit; or aborted.
 //!
-//! A result may have a million locks, so they are never all here: [some pages](PAGES_AT_ONCE) go to the disk while the run is
-//! scanned, and then the scan goes on. The rest of the result, which makes it one, follows when they are all there.
+//! A result may have a million locks, so what becomes of them is never all here: [some pages](PAGES_AT_ONCE) of it go to the
+//! disk while the run is scanned, and then the scan goes on. The rest of the result, which makes it one, follows when they
+//! are all there.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,7 @@ const RECLAIM_OUTSIDE: &str = "a reclaim waits for the disk or for the file serv
 /// Between two looks at the clock: locks scanned, files swept.
 const SCAN_STEP: usize = 128;
 const SWEEP_STEP: usize = 1;
-/// Pages of a result's locks that are written together: what comes meanwhile of a client is not long behind them.
+/// Pages of a result's locks that are written together at least: more, and what comes of a client meanwhile waits longer.
 pub(super) const PAGES_AT_ONCE: usize = 8;
 /// A result that the disk did not take is tried again after this.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -153,14 +154,11 @@ impl Owner {
         let until = self.clock.now() + SLICE;
         loop {
             let is_done = self.table.settle_scan(SCAN_STEP);
-            while let Some((first, rows)) = self.table.take_rows() {
-                self.runs.ending.pages.push(Change::Rows { run, first, rows: List::clipped(rows) });
-            }
-            let count = self.runs.ending.pages.len();
-            if count >= PAGES_AT_ONCE || (is_done && count > 0) {
+            if let Some((first, pages)) = self.table.take_pages(if is_done { 1 } else { PAGES_AT_ONCE }) {
                 self.runs.ending.awaits_pages = true;
-                let (pages, persist) = (std::mem::take(&mut self.runs.ending.pages), self.persist.clone());
-                self.work.spawn(async move { Done::PagesDurable(persist.write_all(pages).await) });
+                let pages = pages.into_iter().map(List::clipped).collect();
+                let (change, persist) = (Change::Locks { run, first, pages }, self.persist.clone());
+                self.work.spawn(async move { Done::PagesDurable(persist.write_when_there_is_room(change).await) });
                 return;
             }
             if is_done {

@@ -6,7 +6,6 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::records::NotRecorded;
-use crate::lockd::persist::Change;
 use crate::rpc::server::ConnectionId;
 use crate::wire::control::{BeginArgs, Begun, Refusal, RunId, RunResult};
 use crate::wire::types::{NsmState, ms};
@@ -54,9 +53,7 @@ pub(super) struct Beginning {
 #[derive(Debug, Default)]
 pub(super) struct Ending {
     pub(super) result: Option<RunResult>,
-    /// Pages of the result's locks that go to the disk next.
-    pub(super) pages: Vec<Change>,
-    /// The scan goes on when the pages before these are on disk.
+    /// Pages of the result are on the way to the disk. Then the scan goes on.
     pub(super) awaits_pages: bool,
     pub(super) answers: Vec<Refusable<RunResult>>,
     /// No controller asked for it.

@@ -294,18 +294,11 @@ async fn settling(world: &mut World, pages: usize) -> tokio::task::JoinHandle<Re
 async fn the_scan_waits_for_the_disk_and_the_result_comes_when_all_its_locks_are_there() {
     let (mut world, pages) = (World::new(), PAGES_AT_ONCE + 3);
     let settling = settling(&mut world, pages).await;
-    let mut on_the_way = Vec::new();
-    for page in 0..pages {
-        if page == PAGES_AT_ONCE {
-            assert!(timeout(A_MOMENT, world.disk.recv()).await.is_err(), "these are not on disk");
-            on_the_way.drain(..).for_each(|done: DurableSender| done.send(Ok(())).unwrap());
-        }
-        let (Change::Rows { first, rows, .. }, done) = world.change().await else { panic!("a page") };
-        assert_eq!((first, rows.as_slice().len()), (page * PAGE, PAGE));
-        on_the_way.push(done);
-    }
-    for done in on_the_way {
-        assert!(timeout(A_MOMENT, world.disk.recv()).await.is_err(), "not all pages are on disk");
+    for (from, count) in [(0, PAGES_AT_ONCE), (PAGES_AT_ONCE, 3)] {
+        let (Change::Locks { first, pages, .. }, done) = world.change().await else { panic!("not locks") };
+        assert_eq!((first, pages.len()), (from * PAGE, count));
+        assert!(pages.iter().all(|page| page.as_slice().len() == PAGE));
+        assert!(timeout(A_MOMENT, world.disk.recv()).await.is_err(), "these are not on disk");
         done.send(Ok(())).unwrap();
     }
     let Change::Ended(rest) = world.accept().await else { panic!("the rest") };
@@ -316,22 +309,20 @@ async fn the_scan_waits_for_the_disk_and_the_result_comes_when_all_its_locks_are
 
 #[tokio::test]
 async fn locks_of_a_result_that_the_disk_refuses_are_not_dropped_and_all_are_written_anew() {
-    let mut world = World::new();
-    let settling = settling(&mut world, 3).await;
-    assert!(matches!(world.accept().await, Change::Rows { first: 0, .. }));
+    let (mut world, pages) = (World::new(), PAGES_AT_ONCE + 1);
+    let first = settling(&mut world, pages).await;
+    assert!(matches!(world.accept().await, Change::Locks { first: 0, .. }));
     world.refuse().await;
-    assert_eq!(settling.await.unwrap().unwrap_err().code, RefusalCode::NotDurable);
+    assert_eq!(first.await.unwrap().unwrap_err().code, RefusalCode::NotDurable);
     let status = world.table.status().await.unwrap();
-    assert_eq!((status.grace, status.locks), (Grace::Strict, 3 * PAGE as u64 + 1));
-    let (on_its_way, _) = world.change().await;
-    assert!(matches!(on_its_way, Change::Rows { first, .. } if first == 2 * PAGE));
-    let settling = world.settle().await;
-    for page in 0..3 {
-        assert!(matches!(world.accept().await, Change::Rows { first, .. } if first == page * PAGE));
+    assert_eq!((status.grace, status.locks), (Grace::Strict, (pages * PAGE) as u64 + 1));
+    let second = world.settle().await;
+    for page in [0, PAGES_AT_ONCE] {
+        assert!(matches!(world.accept().await, Change::Locks { first, .. } if first == page * PAGE));
     }
     let Change::Ended(rest) = world.accept().await else { panic!("the rest") };
-    assert_eq!((rest.first_lock(), rest.count_locks()), (3 * PAGE, 3 * PAGE + 1));
-    assert_eq!(settling.await.unwrap().unwrap().outcome, Outcome::Settled);
+    assert_eq!((rest.first_lock(), rest.count_locks()), (pages * PAGE, pages * PAGE + 1));
+    assert_eq!(second.await.unwrap().unwrap().outcome, Outcome::Settled);
 }
 
 #[tokio::test]

@@ -458,9 +458,10 @@ fn what_is_taken_out_while_it_is_scanned_and_what_is_left_give_each_lock_once() 
     let mut is_done = false;
     while !is_done {
         is_done = w.table.settle_scan(100);
-        while let Some((first, rows)) = w.table.take_rows() {
-            assert_eq!((first, rows.len()), (taken.len(), PAGE), "full pages, one behind the other");
-            taken.extend(rows);
+        while let Some((first, pages)) = w.table.take_pages(1) {
+            assert_eq!(first, taken.len());
+            assert!(pages.iter().all(|rows| rows.len() == PAGE), "full pages, one behind the other");
+            taken.extend(pages.into_iter().flatten());
         }
     }
     let result = w.table.settle_result(0).unwrap();
