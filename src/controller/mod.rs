@@ -56,13 +56,17 @@ use crate::report::{Controller, Failure, Outcome, Phase, Progress, RunHead, RunR
 use crate::resync::consent::Consent;
 use crate::resync::plan::{self, Draft, Observation, Plan, Request, refuse_busy};
 use crate::resync::run::{Ending, Run, Terms};
-use crate::store::{ControllerLock, NewRun, Store, StoredRun};
+use crate::store::{ControllerLock, NewRun, Store, StoreError, StoredRun};
 use crate::wire::control::{BeginArgs, Capabilities, ClientRow, RunId, Scope};
 use crate::wire::types::{CallerName, ms};
 use crate::wire::xdr::List;
 
 /// Where a reclaim that comes after grace is lost, grace ends early only after so long without one.
 const QUIET_WITHOUT_LATE_RECLAIMS: Duration = Duration::from_secs(5);
+
+/// Whoever looks who works with the record shares its lock for an instant. That must not keep a run from beginning.
+const A_LOOK: Duration = Duration::from_millis(10);
+const LOOKS: usize = 20;
 
 /// What a run would do. Touches nothing: asks the manager, and every client's statd.
 ///
@@ -343,7 +347,13 @@ fn names_of(left: &StoredRun, asked: &[CallerName], usual: &[CallerName]) -> Res
 }
 
 async fn take_over(store: Store) -> Result<(Record, ControllerLock), ControllerError> {
-    let lock = store.begin_controller()?;
+    let mut looks = 0..LOOKS;
+    let lock = loop {
+        match store.begin_controller() {
+            Err(StoreError::ControllerActive { .. }) if looks.next().is_some() => tokio::time::sleep(A_LOOK).await,
+            taken => break taken?,
+        }
+    };
     let record = Record::new(store);
     record.with(Store::prune).await?;
     Ok((record, lock))

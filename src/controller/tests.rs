@@ -312,6 +312,24 @@ impl Books {
 
 type Running = JoinHandle<Result<RunReport, ControllerError>>;
 
+#[tokio::test]
+async fn who_looks_who_works_with_a_record_keeps_nobody_from_it() {
+    let books = Books::new();
+    let lock = books.0.path().join("runs.db.lock");
+    drop(books.open().begin_controller().unwrap());
+    let (over, is_over) = std::sync::mpsc::channel::<()>();
+    let looking = std::thread::spawn(move || {
+        while is_over.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+            drop(std::fs::File::open(&lock).unwrap().try_lock_shared());
+        }
+    });
+    for _ in 0..100 {
+        drop(take_over(books.open()).await.unwrap());
+    }
+    drop(over);
+    looking.join().unwrap();
+}
+
 /// Plans, and starts the run; the sender brings signals.
 async fn start(fake: &Arc<Fake>, books: &Books) -> (Running, mpsc::Sender<&'static str>) {
     start_as(fake, books, "nas").await

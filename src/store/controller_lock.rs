@@ -3,16 +3,10 @@
 use std::fs::{File, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::Duration;
 
 use super::StoreError;
 use crate::host::try_lock;
 use crate::report::Controller;
-
-/// Whoever looks [who has it](ControllerLock::holder) has it himself for an instant, which must not keep a run from beginning.
-const A_LOOK: Duration = Duration::from_millis(10);
-const LOOKS: u32 = 20;
 
 /// The right to be a record's controller. It is an OS lock on the file beside the database, so it
 /// ends with the process however that ends; the file itself stays (removing it would race with
@@ -27,15 +21,7 @@ impl ControllerLock {
     pub(super) fn take(database: &Path) -> Result<Self, StoreError> {
         let path = path_of(database);
         let io = |source| StoreError::Io { path: path.clone(), source };
-        let mut tried = try_lock(&path).map_err(io)?;
-        for _ in 0..LOOKS {
-            if tried.is_some() {
-                break;
-            }
-            thread::sleep(A_LOOK);
-            tried = try_lock(&path).map_err(io)?;
-        }
-        let Some(mut file) = tried else {
+        let Some(mut file) = try_lock(&path).map_err(io)? else {
             let pid = File::open(&path).ok().and_then(|file| pid_in(&file));
             return Err(StoreError::ControllerActive { pid, path: database.to_owned() });
         };

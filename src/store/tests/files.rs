@@ -1,29 +1,7 @@
 //! The record's files: who may open them, and what is no record.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use super::*;
 use crate::report::Controller;
-
-#[test]
-fn a_look_at_who_works_with_a_record_keeps_nobody_from_it() {
-    let place = Place::new();
-    place.open().create_run(&new_run(run_id(1))).unwrap();
-    let (store, looks) = (place.open(), place.open());
-    let is_over = Arc::new(AtomicBool::new(false));
-    let over = Arc::clone(&is_over);
-    let looking = std::thread::spawn(move || {
-        while !over.load(Ordering::Relaxed) {
-            looks.controller_of(run_id(1)).unwrap();
-        }
-    });
-    for _ in 0..100 {
-        drop(store.begin_controller().unwrap());
-    }
-    is_over.store(true, Ordering::Relaxed);
-    looking.join().unwrap();
-}
 
 #[test]
 fn only_one_controller_works_with_a_record() {
