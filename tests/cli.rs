@@ -107,7 +107,7 @@ fn variables_set_what_flags_do_not() {
 }
 
 #[test]
-fn a_variable_with_an_error_is_named_an_empty_one_is_not_set_and_usage_shows_what_was_typed() {
+fn a_variable_with_an_error_is_named_if_it_counts_an_empty_one_is_not_set_and_usage_shows_what_was_typed() {
     let with = |name: &str, value: &str, args: &[&str]| {
         let mut command = nlmctl(args);
         command.env(name, value);
@@ -124,25 +124,43 @@ fn a_variable_with_an_error_is_named_an_empty_one_is_not_set_and_usage_shows_wha
         with(name, value, &["--json", "status"]).refuses(2, words);
         with(name, "", &["--json", "status", "--control", "/x.sock"]).refuses(5, "/x.sock");
     }
+    for (name, value, flag) in [
+        ("NLMCTL_RPCBIND_PORT", "abc", "--rpcbind-port=111"),
+        ("NLMCTL_MANAGER", "samba", "--manager=nlmd"),
+        ("NLMCTL_NAME", "nas:/export", "--name=nas"),
+        ("NLMCTL_VERBOSE", "x", "-v"),
+    ] {
+        with(name, value, &["--json", "status", "--control", "/x.sock", flag]).refuses(5, "/x.sock");
+    }
     with("NLMCTL_CONTROL", "", &["--json", "status", "--manager", "nlmd"]).refuses(5, "/run/nlmd/control.sock");
     let usage = with("NLMCTL_DB", "/x.db", &["runs", "show"]).exits(2);
     assert!(usage.stderr.contains("Usage: nlmctl runs show <ID>"), "{usage:#?}");
 }
 
+fn nlmd_says(variables: &[(&str, &str)], args: &[&str], words: &str) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nlmd"));
+    command.env_clear().envs(variables.iter().copied()).args(args);
+    let ran = process::to_its_end(command).exits(2);
+    assert!(ran.stderr.contains(words), "{variables:?}: {ran:#?}");
+}
+
 #[test]
-fn variables_of_nlmd_are_named_if_they_make_no_sense_and_empty_ones_are_not_set() {
+fn variables_of_nlmd_are_named_if_they_make_no_sense_and_an_empty_one_opens_nothing() {
     for (variables, words) in [
         (&[("NLMD_GRACE", "5")][..], "the variable NLMD_GRACE: invalid value '5' for '--grace <TIME>'"),
         (&[("NLMD_NLM_PORT", "x")], "the variable NLMD_NLM_PORT: "),
         (&[("NLMD_STATD_DIR", "/x"), ("NLMD_GRACE", ""), ("NLMD_VERSION", "1")], "--statd-dir is for --nsm statd"),
         (&[("NLMD_NSM", "statd"), ("NLMD_NO_RPCBIND", "1")], "--nsm statd needs rpcbind"),
         (&[("NLMD_CONFIG", "/nonexistent/nlmd.toml")], "cannot read the config file /nonexistent/nlmd.toml"),
+        (&[("NLMD_ALLOW", "")], "the variable NLMD_ALLOW is empty: give it a value, or unset it"),
+        (&[("NLMD_LISTEN", "")], "the variable NLMD_LISTEN is empty"),
+        (&[("NLMD_CONFIG", "")], "the variable NLMD_CONFIG is empty"),
     ] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nlmd"));
-        command.env_clear().envs(variables.iter().copied());
-        let ran = process::to_its_end(command).exits(2);
-        assert!(ran.stderr.contains(words), "{variables:?}: {ran:#?}");
+        nlmd_says(variables, &[], words);
     }
+    let typed = ["--statd-dir=/x", "--grace=90s", "--allow=::1", "--listen=::1", "--config=/dev/null"];
+    let variables = [("NLMD_GRACE", "rubbish"), ("NLMD_ALLOW", ""), ("NLMD_LISTEN", "x"), ("NLMD_CONFIG", "")];
+    nlmd_says(&variables, &typed, "--statd-dir is for --nsm statd");
 }
 
 #[test]

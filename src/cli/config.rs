@@ -58,6 +58,17 @@ struct Layer {
 
 const KEYS: [&str; 8] = ["manager", "control", "db", "name", "rpcbind-port", "json", "quiet", "verbose"];
 
+fn is_typed(flags: &Common, key: &str) -> bool {
+    match key {
+        "manager" => flags.manager.is_some(),
+        "name" => !flags.names.is_empty(),
+        "rpcbind-port" => flags.rpcbind_port.is_some(),
+        "verbose" => flags.verbose.is_some(),
+        // Any value of the others makes sense.
+        _ => false,
+    }
+}
+
 /// Puts in a value that makes sense; else the error says what would.
 fn put<T>(slot: &mut Option<T>, value: Option<T>, expected: &str) -> Result<(), String> {
     *slot = value;
@@ -96,9 +107,10 @@ impl Layer {
         .map_err(|what| format!("`{key}` is {what}"))
     }
 
-    fn of_variables() -> Result<Self, Failure> {
+    /// A variable is not looked at if its flag is given.
+    fn of_variables(flags: &Common) -> Result<Self, Failure> {
         let mut layer = Self::default();
-        for key in KEYS {
+        for key in KEYS.into_iter().filter(|key| !is_typed(flags, key)) {
             let Some(given) = variable(PROGRAM, key) else { continue };
             let text = given.to_string_lossy();
             let value = match key {
@@ -137,7 +149,7 @@ impl Layer {
 impl Settings {
     /// Reads the variables and the config file, and puts all together.
     pub(super) fn new(flags: &Common) -> Result<Self, Failure> {
-        let variables = Layer::of_variables()?;
+        let variables = Layer::of_variables(flags)?;
         let named = flags.config.clone().or_else(|| variable(PROGRAM, "config").map(PathBuf::from));
         let file = Layer::of_file(named.as_deref())?;
         let names = [flags.names.clone(), variables.names, file.names];

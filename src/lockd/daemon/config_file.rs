@@ -13,7 +13,10 @@ pub(super) const PROGRAM: &str = "nlmd";
 /// Read where no file is named; it may be missing.
 const DEFAULT: &str = "/etc/nlmd.toml";
 
-/// The flags in the variables as arguments, but for those that `is_given` knows already; each must pass `check`.
+/// Without a value of these more hosts could call than was meant.
+const LIMITING: [&str; 3] = ["allow", "listen", "config"];
+
+/// The flags in the variables as arguments; each must pass `check`. Those that `is_given` knows already are not looked at.
 pub(super) fn of_variables(
     command: &clap::Command,
     is_given: impl Fn(&str) -> bool,
@@ -21,9 +24,12 @@ pub(super) fn of_variables(
 ) -> Result<Vec<OsString>, String> {
     let mut arguments = Vec::new();
     for argument in command.get_arguments() {
-        let Some((key, value)) = argument.get_long().and_then(|key| Some((key, variable(PROGRAM, key)?))) else {
-            continue;
-        };
+        let Some(key) = argument.get_long().filter(|key| !is_given(key)) else { continue };
+        let name = variable_name(PROGRAM, key);
+        if LIMITING.contains(&key) && std::env::var_os(&name).is_some_and(|value| value.is_empty()) {
+            return Err(format!("the variable {name} is empty: give it a value, or unset it"));
+        }
+        let Some(value) = variable(PROGRAM, key) else { continue };
         let mut word = OsString::from(format!("--{key}"));
         match argument.get_action() {
             ArgAction::SetTrue if is_off(&value) => continue,
@@ -35,16 +41,13 @@ pub(super) fn of_variables(
             // Help and the version.
             _ => continue,
         }
-        check(key, std::slice::from_ref(&word))
-            .map_err(|what| format!("the variable {}: {what}", variable_name(PROGRAM, key)))?;
-        if !is_given(key) {
-            arguments.push(word);
-        }
+        check(key, std::slice::from_ref(&word)).map_err(|what| format!("the variable {name}: {what}"))?;
+        arguments.push(word);
     }
     Ok(arguments)
 }
 
-/// Likewise the flags in the file.
+/// Likewise the flags in the file, but all of it is looked at.
 pub(super) fn of_file(
     named: Option<&Path>,
     is_given: impl Fn(&str) -> bool,
@@ -57,6 +60,9 @@ pub(super) fn of_file(
         }
         // A flag that is off has no argument, and is a flag all the same.
         let on = if *value == Value::Boolean(false) { &Value::Boolean(true) } else { value };
+        if LIMITING.contains(&key) && value.as_array().is_some_and(Vec::is_empty) {
+            return Err(format!("`{key}` is an empty list: give it a value, or remove this line"));
+        }
         check(key, &of(key, on)?)?;
         if !is_given(key) {
             arguments.extend(of(key, value)?);
