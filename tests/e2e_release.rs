@@ -69,8 +69,10 @@ async fn a_client_that_answers_keeps_its_locks_unless_that_is_said() {
     world.run(&["release", "--client", "host1.test", "--yes"]).await.refuses(4, "host1.test answers");
     assert_eq!(world.held().await, 4);
     let ran = world.run(&["release", "--client", "host1.test", "--dry-run"]).await.exits(4);
-    assert!(ran.stderr.contains("would be refused: host1.test answers"), "{ran:#?}");
     let plan = ran.json();
+    let refusal = &plan["release"]["refusal"];
+    assert!(refusal["message"].as_str().unwrap().starts_with("host1.test answers"), "{plan:#}");
+    assert!(refusal["remedy"].as_str().unwrap().contains("--live"), "{plan:#}");
     let client = &plan["release"]["clients"][0];
     assert_eq!(
         (&client["statd"], &client["state"], &client["heard"]),

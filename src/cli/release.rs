@@ -29,12 +29,8 @@ pub(super) async fn run(context: &Context, args: ReleaseArgs) -> Result<u8, Fail
         to_stderr(&clean_lines(unknown));
     }
     if dry_run || plan.is_of_nothing() {
-        let refused = plan.refuse_live().err();
-        let exit = refused.as_ref().map_or(0, |refusal| refusal.kind.exit());
+        let exit = plan.refuse_live().map_or_else(|refusal| refusal.kind.exit(), |()| 0);
         context.print_done(&plan.report(), exit)?;
-        if let Some(Failure { message, remedy, .. }) = refused {
-            context.say(&format!("nlmctl: the release itself would be refused: {message}; {remedy}"));
-        }
         return Ok(exit);
     }
     // Before the user is asked: no answer to that question would help.

@@ -1,6 +1,6 @@
 //! What a run would do.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::words::words;
 use super::{Failure, SCHEMA, ScopeReport};
@@ -54,8 +54,8 @@ pub struct Plan {
     pub caveats: Vec<String>,
 }
 
-/// Why a run is refused.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// Why a run or a release is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Refusal {
     /// Why it is refused.

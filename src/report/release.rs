@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::words::words;
-use super::{LockListing, Probe, SCHEMA, ScopeReport, Stamp};
+use super::{LockListing, Probe, Refusal, SCHEMA, ScopeReport, Stamp};
 use crate::units::millis;
 use crate::wire::types::Address;
 
@@ -66,6 +66,9 @@ pub struct Release {
     pub notes: Vec<String>,
     /// What needs consent, a sentence each.
     pub consent: Vec<String>,
+    /// In a plan, why the release is refused even with consent; else none.
+    #[serde(default)]
+    pub refusal: Option<Refusal>,
 }
 
 /// What became of what was chosen, as the lock manager counts it.

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::release::{Release, ReleasesReport};
 use super::table::{Align, Table, clean};
-use super::text::{Render, View, line, or_dash, range};
+use super::text::{Render, View, line, or_dash, range, refused};
 use super::{LockListing, ReleaseLock, ReleaseOutcome, ReleaseReport};
 use crate::units::number;
 
@@ -149,6 +149,7 @@ impl Render for ReleaseReport {
                 line!(out, "  - {}", clean(sentence));
             }
         }
+        refused(&mut out, release.refusal.as_ref());
         out
     }
 }

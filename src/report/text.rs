@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 
 use super::table::{Align, Layout, Table, clean, clean_lines, in_memory, name};
 use super::{
-    ClientFate, ClientReport, ErrorReport, EventReport, LockReport, LockTally, NotifyReport, PlanReport, Rows,
+    ClientFate, ClientReport, ErrorReport, EventReport, LockReport, LockTally, NotifyReport, PlanReport, Refusal, Rows,
     RunDetail, RunHead, RunReport,
 };
 use crate::units::{count, millis};
@@ -50,6 +50,14 @@ macro_rules! line {
     ($out:expr, $($arg:tt)*) => {{ let _ = writeln!($out, $($arg)*); }};
 }
 pub(super) use line;
+
+/// Why what is planned would be refused.
+pub(super) fn refused(out: &mut String, refusal: Option<&Refusal>) {
+    if let Some(refusal) = refusal {
+        line!(out, "\nrefused: {}", clean(&refusal.message));
+        line!(out, "  {}", clean(&refusal.remedy));
+    }
+}
 
 /// Bytes as people read them: `0-99`, `0-EOF`.
 pub(super) fn range(start: u64, end: Option<u64>) -> String {
@@ -380,10 +388,7 @@ impl Render for PlanReport {
                 }
             }
         }
-        if let Some(refusal) = &plan.refusal {
-            line!(out, "\nrefused: {}", clean(&refusal.message));
-            line!(out, "  {}", clean(&refusal.remedy));
-        }
+        refused(&mut out, plan.refusal.as_ref());
         out
     }
 }

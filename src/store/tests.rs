@@ -416,6 +416,7 @@ fn release(scope: &str, outcome: ReleaseOutcome) -> ReleaseReport {
         uid: Some(1000),
         notes: Vec::new(),
         consent: Vec::new(),
+        refusal: None,
     })
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::choice::{Chosen, HostProbe};
 use crate::manager::Freed;
 use crate::report::{
-    Failure, HostAnswer, LockListing, LockdProbe, Probe, Release, ReleaseClient, ReleaseLeft, ReleaseLock,
+    Failure, HostAnswer, LockListing, LockdProbe, Probe, Refusal, Release, ReleaseClient, ReleaseLeft, ReleaseLock,
     ReleaseOutcome, ReleaseReport, ReleasedCounts, Stamp, Waiting, in_command,
 };
 use crate::resync::consent::{Consent, Person};
@@ -54,6 +54,7 @@ impl Chosen {
             left: Vec::new(),
             notes: Vec::new(),
             consent,
+            refusal: None,
         };
         ReleasePlan { args: self.args, release, live: self.live, targeted: self.targeted, paths, unknown: Vec::new() }
     }
@@ -202,7 +203,7 @@ impl ReleasePlan {
     }
     /// As it is shown.
     pub fn report(&self) -> ReleaseReport {
-        ReleaseReport::new(self.release.clone())
+        ReleaseReport::new(Release { refusal: self.refuse_live().err().map(Refusal::from), ..self.release.clone() })
     }
     /// Whether there is nothing to release, and the operator allowed that.
     pub fn is_of_nothing(&self) -> bool {

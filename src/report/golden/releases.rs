@@ -57,6 +57,10 @@ fn release(outcome: ReleaseOutcome) -> Release {
         uid: (!planned).then_some(1000),
         notes: if planned { vec![] } else { vec!["a client that waits asks again".into()] },
         consent: vec!["release 2 locks of host7.example.org (192.0.2.7), where nothing answered within 3000 ms".into()],
+        refusal: planned.then(|| Refusal {
+            message: "host8.example.org answers".into(),
+            remedy: "use `nlmctl resync --client host8.example.org`, or add --live".into(),
+        }),
     }
 }
 
