@@ -85,7 +85,9 @@ impl Context {
 
     /// A value on stderr, unless `-q`.
     pub(super) fn show(&self, value: &impl Render) {
-        self.say(value.show(&view(&std::io::stderr())).trim_end());
+        if !self.settings.quiet {
+            to_stderr(value.show(&view(&std::io::stderr())).trim_end());
+        }
     }
 
     /// A line of status on stderr, unless `-q`. It may quote what others named: a host, a file of a roster.

@@ -1,5 +1,6 @@
 //! `nlmctl resync`: plan, consent, run, report.
 
+use serde::Serialize;
 use tokio::sync::watch;
 
 use super::args::{RecordRows, ResyncArgs};
@@ -10,7 +11,7 @@ use super::live;
 use super::locks::with_index;
 use super::signals::signals;
 use crate::controller::{self, Options};
-use crate::report::{Failure, Outcome, Progress, RunReport};
+use crate::report::{Failure, Outcome, Progress, Render, RunReport, View};
 use crate::resync::plan::{Plan, Request};
 use crate::units::count;
 
@@ -108,12 +109,28 @@ fn live_view(context: &Context) -> (watch::Sender<Progress>, tokio::task::JoinHa
     (progress, tokio::spawn(live::show(seen, context.settings.quiet, context.settings.verbose > 0)))
 }
 
+/// The report of a run that has ended, with the record that was named.
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Ended<'a> {
+    report: &'a RunReport,
+    #[serde(skip)]
+    all_of_them: String,
+}
+
+impl Render for Ended<'_> {
+    fn show(&self, view: &View) -> String {
+        self.report.show_with(&self.all_of_them, view)
+    }
+}
+
 fn finish(context: &Context, report: &RunReport) -> Result<u8, Failure> {
-    context.print_done(report, report.run.exit.unwrap_or(1))?;
+    let all_of_them = report.all_dropped(context.settings.typed_db.as_deref());
+    context.print_done(&Ended { report, all_of_them }, report.run.exit.unwrap_or(1))?;
     if report.run.outcome == Some(Outcome::Interrupted) {
         context.say(&format!(
             "run {} continues without nlmctl until its deadline, as long as the lock manager runs; to resume it: \
-             nlmctl resync --resume (with the same --control, --db and --name)",
+             `nlmctl resync --resume` (with the same --control, --db and --name)",
             report.run.id
         ));
     }

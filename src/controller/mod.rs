@@ -338,7 +338,7 @@ fn names_of(left: &StoredRun, asked: &[CallerName], usual: &[CallerName]) -> Res
                     joined(asked, ", ")
                 ),
                 format!(
-                    "give its own, whatever the config file or NLMCTL_NAME says: --name {}",
+                    "give its own, whatever the config file or NLMCTL_NAME says: `--name {}`",
                     joined(own, " --name ")
                 ),
             ))

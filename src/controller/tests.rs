@@ -498,7 +498,7 @@ async fn a_run_is_gone_on_with_under_its_own_names_and_no_others() {
             let failure = Failure::from(go_on_as(&fake, &books, others).await.unwrap_err());
             assert_eq!(failure.kind, FailureKind::Usage, "{failure}");
             assert!(
-                failure.message.contains(own) && failure.remedy.ends_with(&format!(" --name {own}")),
+                failure.message.contains(own) && failure.remedy.ends_with(&format!(" `--name {own}`")),
                 "{failure:?}"
             );
         }

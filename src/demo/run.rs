@@ -66,9 +66,9 @@ impl Played {
 impl Render for Played {
     fn show(&self, view: &View) -> String {
         let Check { believed, held, lost, stuck, clients_disagreeing } = self.check;
-        let all_of_them = match &self.db {
-            Some(db) => format!("nlmctl --db {} runs show {}", db.display(), self.report.run.id),
-            None => "run the demo with --db FILE, which keeps the record".to_owned(),
+        let all_of_them = match self.db.as_deref() {
+            db @ Some(_) => self.report.all_dropped(db),
+            None => "run the demo with `--db FILE`, which keeps the record".to_owned(),
         };
         let mut out = self.report.show_with(&all_of_them, view);
         let _ = writeln!(out, "\ncheck: the simulated clients believe in {believed} locks, nlmd holds {held}");

@@ -1,6 +1,18 @@
-//! Lines folded to the width of a terminal, between words. What stands in backquotes is a command to copy, and stays whole.
+//! Lines folded to the width of a terminal, between words. What stands in backquotes is a command to copy, and stays whole; so
+//! does a line that begins with [`WHOLE`].
 
 use std::io::{self, Write};
+
+/// It takes no column, and is not shown. No text of others has it: [`clean`](super::table::clean) takes it out.
+pub(super) const WHOLE: char = '\u{2060}';
+
+/// A word of a command to copy, in quotes if a shell would read it as something else.
+pub(super) fn shell_word(text: &str) -> String {
+    if !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || "/._-+:@%,=".contains(c)) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
 
 /// Columns that it takes: the escape sequences of colors take none.
 fn columns(text: &str) -> usize {
@@ -52,7 +64,9 @@ pub fn fold(text: &str, width: usize) -> String {
     let mut out = String::with_capacity(text.len());
     for line in text.split_inclusive('\n') {
         let (bare, end) = line.strip_suffix('\n').map_or((line, ""), |bare| (bare, "\n"));
-        if columns(bare) > width {
+        if let Some(whole) = bare.strip_prefix(WHOLE) {
+            out.push_str(whole);
+        } else if columns(bare) > width {
             fold_line(bare, width, &mut out);
         } else {
             out.push_str(bare);
@@ -110,6 +124,8 @@ mod tests {
             ("note  x  seen here and there too", "note  x  seen here\n         and there\n         too"),
             ("    -> do this and that", "    -> do this and\n       that"),
             ("run `nlmctl abort --json x` or wait", "run\n    `nlmctl abort --json x`\n    or wait"),
+            ("\u{2060}  file /a/path with/a blank\nx", "  file /a/path with/a blank\nx"),
+            ("run `x --db '/a b/c d/e f'`", "run\n    `x --db '/a b/c d/e f'`"),
             ("/a/path/that/is/wider/than/all x", "/a/path/that/is/wider/than/all\n    x"),
             ("\u{1b}[1m\u{1b}[31merror:\u{1b}[0m of 18 columns", "\u{1b}[1m\u{1b}[31merror:\u{1b}[0m of 18 columns"),
         ] {
@@ -123,5 +139,14 @@ mod tests {
             assert_eq!(String::from_utf8(out).unwrap(), folded);
         }
         assert_eq!(fold("any width\n", usize::MAX), "any width\n");
+    }
+
+    #[test]
+    fn a_shell_reads_a_word_as_it_was_written() {
+        for (word, written) in
+            [("/srv/ä.db", "/srv/ä.db"), ("/a b", "'/a b'"), ("it's $x", r"'it'\''s $x'"), ("", "''")]
+        {
+            assert_eq!(shell_word(word), written);
+        }
     }
 }

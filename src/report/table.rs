@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::io;
 
+use super::fold::WHOLE;
+
 /// Where a column's text stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Align {
@@ -100,16 +102,21 @@ impl Layout {
     }
 
     /// The first column as a title, the others below it with their headings, as many on a line as fit. A value that is
-    /// wider than a line is not broken: it may be a path to copy.
+    /// wider than a line is not broken, but for a note: it may be a path to copy.
     fn write_block(&self, out: &mut dyn io::Write, width: usize, row: &[String]) -> io::Result<()> {
         let mut cells = self.shown(row);
-        let mut block = cells.next().map_or_else(String::new, |(_, title)| title.to_owned());
+        let mut block = String::new();
+        if let Some((_, title)) = cells.next() {
+            block.extend((title.chars().count() > width).then_some(WHOLE));
+            block.push_str(title);
+        }
         let mut room = 0;
         for (column, cell) in cells.filter(|(column, cell)| !column.is_nothing(cell) && !["", "-"].contains(cell)) {
             let part = format!("{} {cell}", column.heading.to_lowercase());
             let len = part.chars().count() + BETWEEN;
             if len > room {
                 block.push('\n');
+                block.extend((len > width && column.heading != "NOTE").then_some(WHOLE));
                 room = width;
             }
             room = room.saturating_sub(len);
@@ -190,6 +197,7 @@ pub fn clean_lines(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fold;
     use super::*;
 
     #[test]
@@ -215,11 +223,16 @@ mod tests {
     fn a_table_that_is_too_wide_becomes_blocks_and_no_value_is_broken() {
         let columns = [("NAME", Align::Left), ("ADDRESS", Align::Left), ("KEPT", Align::Count), ("FILE", Align::Left)];
         let mut table = Table::new(&columns);
-        table.row(["host1".into(), "192.0.2.1".into(), "0".into(), "/srv/a/long/path".into()]);
+        table.row(["host1".into(), "192.0.2.1".into(), "0".into(), "/srv/a long/path".into()]);
         table.row(["host2".into(), "-".into(), "7".into(), "/b".into()]);
-        let blocks = "host1\n  address 192.0.2.1\n  file /srv/a/long/path\nhost2\n  kept 7  file /b\n";
-        assert_eq!(table.render(20), blocks);
+        let blocks = "host1\n  address 192.0.2.1\n  file /srv/a long/path\nhost2\n  kept 7  file /b\n";
+        assert_eq!(fold(&table.render(20), 20), blocks);
         assert!(table.render(60).starts_with("NAME "), "it fits");
+
+        let mut table = Table::new(&[("FILE", Align::Left), ("NOTE", Align::Left)]);
+        table.row(["/srv/a long/path/of a file".into(), "waited for by host7 and host8".into()]);
+        let block = "/srv/a long/path/of a file\n  note waited for by\n  host7 and host8\n";
+        assert_eq!(fold(&table.render(20), 20), block);
     }
 
     #[test]

@@ -3,9 +3,11 @@
 
 use std::fmt::Write;
 use std::io;
+use std::path::Path;
 
 use jiff::tz::TimeZone;
 
+use super::fold::shell_word;
 use super::table::{Align, Layout, Table, clean, clean_lines, in_memory, name};
 use super::{
     ClientFate, ClientReport, ErrorReport, EventReport, LockReport, LockTally, NotifyReport, PlanReport, Refusal, Rows,
@@ -241,12 +243,18 @@ fn report(run: &RunReport, all_clients: bool, shown: Option<&str>, all_of_them: 
 
 impl Render for RunReport {
     fn show(&self, view: &View) -> String {
-        self.show_with(&format!("nlmctl runs show {}", self.run.id), view)
+        self.show_with(&self.all_dropped(None), view)
     }
 }
 
 impl RunReport {
-    /// Likewise, with other words about what shows all dropped locks.
+    /// The command that shows all dropped locks, of the record at `db` if that must be named.
+    pub fn all_dropped(&self, db: Option<&Path>) -> String {
+        let db = db.map_or_else(String::new, |db| format!("--db {} ", shell_word(&clean(&db.display().to_string()))));
+        format!("`nlmctl {db}runs show {}`", self.run.id)
+    }
+
+    /// The report, with other words about what shows all dropped locks.
     pub fn show_with(&self, all_of_them: &str, view: &View) -> String {
         report(self, false, None, all_of_them, view)
     }

@@ -8,6 +8,8 @@ fn a_run_with_dropped_and_kept_locks() {
     let report = settled();
     assert_eq!(report.run.exit, Some(3));
     is_golden("run-settled", &report);
+    let command = format!("`nlmctl --db '/a b.db' runs show {}`", report.run.id);
+    assert_eq!(report.all_dropped(Some(Path::new("/a b.db"))), command);
 }
 
 #[test]
