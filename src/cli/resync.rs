@@ -125,7 +125,7 @@ impl Render for Ended<'_> {
 }
 
 fn finish(context: &Context, report: &RunReport) -> Result<u8, Failure> {
-    let all_of_them = report.all_dropped(context.settings.typed_db.as_deref());
+    let all_of_them = report.all_dropped(context.settings.db.as_deref());
     context.print_done(&Ended { report, all_of_them }, report.run.exit.unwrap_or(1))?;
     if report.run.outcome == Some(Outcome::Interrupted) {
         context.say(&format!(

@@ -202,6 +202,7 @@ impl Machine {
 mod tests {
     use std::fs::Permissions;
     use std::os::unix::fs::{PermissionsExt, chown, symlink};
+    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -374,7 +375,14 @@ mod tests {
             }
             let mut command = std::process::Command::new(program);
             let started = command.arg("300").current_dir(home.path()).uid(65534).gid(65534).spawn().unwrap();
-            Self(started, home)
+            let started = Self(started, home);
+            // It has its name a moment after it has begun.
+            let (comm, until) = (format!("/proc/{}/comm", started.pid()), Instant::now() + Duration::from_secs(10));
+            while fs::read_to_string(&comm).unwrap().trim_end() != name {
+                assert!(Instant::now() < until, "{name} does not begin");
+                std::thread::yield_now();
+            }
+            started
         }
         fn pid(&self) -> i32 {
             i32::try_from(self.0.id()).unwrap()

@@ -69,7 +69,7 @@ fn active(out: &mut String, run: &ActiveRun) {
     );
     let controller = match run.controller {
         Some(controller @ Controller { alive: true, .. }) => controller.to_string(),
-        Some(gone) => format!("{gone}; to continue it: nlmctl resync --resume"),
+        Some(gone) => format!("{gone}; to continue it: `nlmctl resync --resume`"),
         None => "not known: the record here was not read, or does not have this run".to_owned(),
     };
     line!(out, "  controller    {controller}");

@@ -330,7 +330,7 @@ pub(super) fn refuse_what_begin_loses(plan: &Plan, can: &Capabilities) -> Result
                 Some(first) if can.release => format!(
                     "make their statd answer; first free the locks of a client that is gone for good, for example `nlmctl \
                      release --client {}`; or agree to lose the locks with --unreachable drop",
-                    in_command(first.name.as_str(), first.addresses.first())
+                    in_command(first.name.as_str(), first.addresses.first().copied().map(Address))
                 ),
                 _ => "make their statd answer, or agree to lose their locks with --unreachable drop".to_owned(),
             },

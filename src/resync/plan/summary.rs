@@ -6,6 +6,7 @@ use super::{Plan, PlannedClient};
 use crate::report::in_command;
 use crate::units::{self, count, duration};
 use crate::wire::control::{Capabilities, Mode, Silent, Unreachable};
+use crate::wire::types::Address;
 use crate::wire::xdr::encode;
 
 pub(super) fn consent(plan: &Plan, can: &Capabilities) -> Vec<String> {
@@ -104,7 +105,7 @@ fn unreachable(plan: &Plan, can: &Capabilities) -> Option<String> {
     }
     let which = if others.is_empty() { "it".to_owned() } else { format!("{}, for example,", first.name) };
     let release = if can.release {
-        let client = in_command(first.name.as_str(), first.addresses.first());
+        let client = in_command(first.name.as_str(), first.addresses.first().copied().map(Address));
         format!("; if {which} is gone for good: `nlmctl release --client {client}`")
     } else {
         String::new()
