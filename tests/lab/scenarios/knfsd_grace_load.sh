@@ -94,6 +94,7 @@ check "it is not refused" grep -qE '^granted=[0-9]+ rate' <<<"$loop"
 longer=$(awk -F'max=' '{ $0 = $2 } NR == 1 { before = $0 } END { print int($0 - before) }' <<<"$before"$'\n'"$loop")
 check "its longest call takes no 100 ms more than before (${longer} ms)" [ "$longer" -lt 100 ]
 note "FIGURE $(queued); $(timeline | grep -c kept) named as kept"
+note "$(timeline | grep kept | cut -c1-200 | awk 'NR <= 3')"
 on c2 'kill $(cat /run/dd.pid)' >/dev/null 2>&1
 pkill -KILL -f knfsd-keeper
 verdict
