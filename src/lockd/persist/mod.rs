@@ -286,10 +286,11 @@ impl Work {
                 Err(TryRecvError::Empty) if is_done && !self.has_parts => self.queue.blocking_recv()?,
                 Err(_) => break,
             };
+            let has_pages = job.has_pages();
             match job {
                 job if self.result.is_some() && job.keeps_its_place() => self.behind.push_back(job),
                 // Pages that the disk refuses must not make what came with them be written one by one.
-                job if job.has_pages() && !batch.is_empty() => {
+                job if has_pages && !batch.is_empty() => {
                     self.behind.push_front(job);
                     break;
                 }
@@ -300,7 +301,6 @@ impl Work {
                         break;
                     }
                     change => {
-                        let has_pages = matches!(change, Change::Locks { .. });
                         batch.changes.push(change);
                         batch.waiting.push(done);
                         if has_pages {

@@ -252,12 +252,15 @@ fn a_result_that_a_crash_cuts_off_anywhere_is_none_and_leaves_nothing_but_the_ac
     }
 }
 
+type Fill = fn(&mut Database);
+
+/// How a disk becomes full, and what is said then.
+const FULL: [(Fill, &str); 2] =
+    [(Database::fill_disk, "database or disk is full"), (Database::nearly_fill_disk, "room its disk has left")];
+
 #[test]
 fn a_disk_that_is_full_in_the_middle_of_a_result_has_room_for_clients_again() {
-    for (fill, words) in [
-        (Database::fill_disk as fn(&mut Database), "database or disk is full"),
-        (Database::nearly_fill_disk, "room its disk has left"),
-    ] {
+    for (fill, words) in FULL {
         let dir = tempfile::tempdir().unwrap();
         let (persist, mut work, _) = work(dir.path());
         work.write(&persist, Change::Begin(run_record(1))).unwrap();
@@ -403,11 +406,8 @@ fn locks_of_a_settle_that_was_cancelled_are_in_no_result() {
 }
 
 #[test]
-fn locks_that_the_disk_refuses_make_room_for_clients_and_deny_nobody_else_his_place() {
-    for (fill, words) in [
-        (Database::fill_disk as fn(&mut Database), "database or disk is full"),
-        (Database::nearly_fill_disk, "room its disk has left"),
-    ] {
+fn locks_that_the_disk_refuses_make_room_for_clients_and_deny_nothing_else() {
+    for (fill, words) in FULL {
         let dir = tempfile::tempdir().unwrap();
         let (persist, mut work, _) = work(dir.path());
         work.write(&persist, Change::Begin(run_record(1))).unwrap();
